@@ -53,14 +53,20 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         generate(Path(directory))
         fresh, committed = generated(Path(directory)), generated(HERE)
-    stale = [name for name in fresh.keys() | committed.keys() if fresh.get(name) != committed.get(name)]
+    stale = [
+        name for name in fresh.keys() | committed.keys() if fresh.get(name) != committed.get(name)
+    ]
     for name in sorted(stale):
         before, after = committed.get(name, ""), fresh.get(name, "")
         sys.stderr.writelines(
-            list(difflib.unified_diff(before.splitlines(True), after.splitlines(True), name, name))[:40]
+            list(difflib.unified_diff(before.splitlines(True), after.splitlines(True), name, name))[
+                :40
+            ]
         )
     if stale:
-        sys.exit(f"generated code is not what the .proto files say: {', '.join(sorted(stale))}; run: make proto")
+        sys.exit(
+            f"generated code is not what the .proto files say: {', '.join(sorted(stale))}; run: make proto"
+        )
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from baton.v1 import common_pb2 as baton_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13\x62\x61ton/v1/peer.proto\x12\x08\x62\x61ton.v1\x1a\x15\x62\x61ton/v1/common.proto\"v\n\tPeerGrant\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x1e\n\x05token\x18\x02 \x01(\x0b\x32\x0f.baton.v1.Token\x12\x0b\n\x03run\x18\x03 \x01(\t\x12\r\n\x05\x66irst\x18\x04 \x01(\x08\x12\x10\n\x08\x61pproved\x18\x05 \x01(\x0c\x12\x0e\n\x06member\x18\x06 \x01(\t\"W\n\nListHeader\x12\x1d\n\x05holds\x18\x01 \x03(\x0b\x32\x0e.baton.v1.Hold\x12\x16\n\x0e\x65ntries_before\x18\x02 \x01(\x03\x12\x12\n\nfree_bytes\x18\x03 \x01(\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13\x62\x61ton/v1/peer.proto\x12\x08\x62\x61ton.v1\x1a\x15\x62\x61ton/v1/common.proto\"U\n\tPeerGrant\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x1e\n\x05token\x18\x02 \x01(\x0b\x32\x0f.baton.v1.Token\x12\x0b\n\x03run\x18\x03 \x01(\t\x12\x0e\n\x06member\x18\x04 \x01(\t\"\x0f\n\rRenewResponse\"W\n\nListHeader\x12\x1d\n\x05holds\x18\x01 \x03(\x0b\x32\x0e.baton.v1.Hold\x12\x16\n\x0e\x65ntries_before\x18\x02 \x01(\x03\x12\x12\n\nfree_bytes\x18\x03 \x01(\x03\x32=\n\x04Peer\x12\x35\n\x05Renew\x12\x13.baton.v1.PeerGrant\x1a\x17.baton.v1.RenewResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,7 +33,11 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'baton.v1.peer_pb2', _global
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_PEERGRANT']._serialized_start=56
-  _globals['_PEERGRANT']._serialized_end=174
-  _globals['_LISTHEADER']._serialized_start=176
-  _globals['_LISTHEADER']._serialized_end=263
+  _globals['_PEERGRANT']._serialized_end=141
+  _globals['_RENEWRESPONSE']._serialized_start=143
+  _globals['_RENEWRESPONSE']._serialized_end=158
+  _globals['_LISTHEADER']._serialized_start=160
+  _globals['_LISTHEADER']._serialized_end=247
+  _globals['_PEER']._serialized_start=249
+  _globals['_PEER']._serialized_end=310
 # @@protoc_insertion_point(module_scope)

@@ -8,12 +8,11 @@ two methods are registered by hand and named here:
 
   /baton.v1.Peer/List   unary-stream   request: PeerGrant, serialized
                                        answers: ListHeader, serialized; then listing frames, raw
-  /baton.v1.Peer/Push   stream-stream  requests: PeerGrant, serialized; then push frames, raw
+  /baton.v1.Peer/Push   stream-stream  requests: PeerGrant, serialized; then push frames, raw; an
+                                       empty message ends the push
                                        answers: push replies, raw
 
-A frame's first byte says what it is; the codecs are syncengine/listing.py and syncengine/frames.py.
-A frame with first byte 0 on a push stream is a PeerGrant again: the stream's new badge after a
-takeover.
+The codecs of the frames are in syncengine.
 """
 
 from baton.v1 import common_pb2 as _common_pb2
@@ -43,14 +42,9 @@ class PeerGrant(_message.Message):
     JOB_FIELD_NUMBER: _builtins.int
     TOKEN_FIELD_NUMBER: _builtins.int
     RUN_FIELD_NUMBER: _builtins.int
-    FIRST_FIELD_NUMBER: _builtins.int
-    APPROVED_FIELD_NUMBER: _builtins.int
     MEMBER_FIELD_NUMBER: _builtins.int
     job: _builtins.str
     run: _builtins.str
-    first: _builtins.bool
-    """of this run: the target begins its own count"""
-    approved: _builtins.bytes
     member: _builtins.str
     """which target of the job is meant, as WORKER:ROOT[/PATH]"""
     @_builtins.property
@@ -61,17 +55,30 @@ class PeerGrant(_message.Message):
         job: _builtins.str = ...,
         token: _common_pb2.Token | None = ...,
         run: _builtins.str = ...,
-        first: _builtins.bool = ...,
-        approved: _builtins.bytes = ...,
         member: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["token", b"token"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["approved", b"approved", "first", b"first", "job", b"job", "member", b"member", "run", b"run", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "member", b"member", "run", b"run", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PeerGrant: _TypeAlias = PeerGrant  # noqa: Y015
+
+@_typing.final
+class RenewResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RenewResponse: _TypeAlias = RenewResponse  # noqa: Y015
 
 @_typing.final
 class ListHeader(_message.Message):

@@ -8,19 +8,25 @@ two methods are registered by hand and named here:
 
   /baton.v1.Peer/List   unary-stream   request: PeerGrant, serialized
                                        answers: ListHeader, serialized; then listing frames, raw
-  /baton.v1.Peer/Push   stream-stream  requests: PeerGrant, serialized; then push frames, raw
+  /baton.v1.Peer/Push   stream-stream  requests: PeerGrant, serialized; then push frames, raw; an
+                                       empty message ends the push
                                        answers: push replies, raw
 
-A frame's first byte says what it is; the codecs are syncengine/listing.py and syncengine/frames.py.
-A frame with first byte 0 on a push stream is a PeerGrant again: the stream's new badge after a
-takeover.
+The codecs of the frames are in syncengine.
 """
 
+from baton.v1 import peer_pb2 as _peer_pb2
 from collections import abc as _abc
 from grpc import aio as _aio
 import abc as _abc_1
 import grpc as _grpc
+import sys
 import typing as _typing
+
+if sys.version_info >= (3, 11):
+    from typing import Self as _Self
+else:
+    from typing_extensions import Self as _Self
 
 _T = _typing.TypeVar("_T")
 
@@ -31,3 +37,34 @@ class _ServicerContext(_grpc.ServicerContext, _aio.ServicerContext):  # type: ig
 
 GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
+
+class PeerStub:
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> PeerAsyncStub: ...
+    Renew: _grpc.UnaryUnaryMultiCallable[_peer_pb2.PeerGrant, _peer_pb2.RenewResponse]
+    """Gives the push of a job's run a new badge after a takeover. Beside the stream, since a push that
+    is parked under its old badge reads nothing more.
+    """
+
+@_typing.type_check_only
+class PeerAsyncStub(PeerStub):
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    Renew: _aio.UnaryUnaryMultiCallable[_peer_pb2.PeerGrant, _peer_pb2.RenewResponse]  # type: ignore[assignment]
+    """Gives the push of a job's run a new badge after a takeover. Beside the stream, since a push that
+    is parked under its old badge reads nothing more.
+    """
+
+class PeerServicer(metaclass=_abc_1.ABCMeta):
+    @_abc_1.abstractmethod
+    def Renew(
+        self,
+        request: _peer_pb2.PeerGrant,
+        context: _ServicerContext,
+    ) -> _typing.Union[_peer_pb2.RenewResponse, _abc.Awaitable[_peer_pb2.RenewResponse]]:
+        """Gives the push of a job's run a new badge after a takeover. Beside the stream, since a push that
+        is parked under its old badge reads nothing more.
+        """
+
+def add_PeerServicer_to_server(servicer: PeerServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

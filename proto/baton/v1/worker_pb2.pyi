@@ -474,7 +474,7 @@ class Refused(_message.Message):
     order: _builtins.str
     """open, start, cancel, settle, close"""
     reason: _builtins.str
-    """stale-token, foreign-cluster, expired, no-such-root, read-only, wrong-worker"""
+    """stale-token, foreign-cluster, expired, no-session, no-such-root, read-only, ..."""
     detail: _builtins.str
     @_builtins.property
     def token(self) -> _common_pb2.Token:
@@ -566,6 +566,7 @@ class RunEnded(_message.Message):
     PROBLEMS_TOTAL_FIELD_NUMBER: _builtins.int
     HOLDS_FIELD_NUMBER: _builtins.int
     PLAN_FIELD_NUMBER: _builtins.int
+    BEHIND_FIELD_NUMBER: _builtins.int
     job: _builtins.str
     run: _builtins.str
     outcome: _builtins.str
@@ -579,6 +580,10 @@ class RunEnded(_message.Message):
     def problems(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Problem]: ...
     @_builtins.property
     def holds(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Hold]: ...
+    @_builtins.property
+    def behind(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """the targets that the run did not make equal"""
+
     def __init__(
         self,
         *,
@@ -590,10 +595,11 @@ class RunEnded(_message.Message):
         problems_total: _builtins.int = ...,
         holds: _abc.Iterable[_common_pb2.Hold] | None = ...,
         plan: _builtins.bytes = ...,
+        behind: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "holds", b"holds", "job", b"job", "outcome", b"outcome", "plan", b"plan", "problems", b"problems", "problems_total", b"problems_total", "run", b"run"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["behind", b"behind", "counts", b"counts", "holds", b"holds", "job", b"job", "outcome", b"outcome", "plan", b"plan", "problems", b"problems", "problems_total", b"problems_total", "run", b"run"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
