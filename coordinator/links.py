@@ -1,0 +1,226 @@
+"""A coordinator's connections to workers: one link each, shared by all jobs that it owns there.
+
+A link connects as long as somebody uses it, tells its users when it comes and goes, hands every report
+to the job it concerns, and answers each pulse with the time that the leases still have.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import grpc
+import grpc.aio
+import structlog
+
+from baton.v1 import worker_pb2, worker_pb2_grpc
+from wire.channel import Credentials, open_channel
+from wire.clock import Clock
+from wire.errors import ProtocolError, WireError
+from wire.identity import Role
+from wire.orders import Extend, Hello, Order, Pulse, Report
+from wire.worker_convert import order_to_wire, report_from_wire
+
+log = structlog.get_logger()
+
+FIRST_BACKOFF_S = 0.05
+LAST_BACKOFF_S = 1.0
+LINGER_S = 30.0
+"""How long a link without users stays connected."""
+
+
+class Lease(Protocol):
+    """The owner's right to give orders: a `LeaseSession`."""
+
+    @property
+    def lease_id(self) -> int:
+        """Which lease."""
+
+    def remaining_s(self) -> float:
+        """Return the seconds until the owner must fall silent; 0 or less when it must already."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinkUp:
+    """The worker answers: open the session (again)."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinkDown:
+    """The worker does not answer, or no longer."""
+
+    why: str
+
+
+LinkEvent = LinkUp | LinkDown | Report
+
+
+@dataclass(slots=True)
+class Subscription:
+    """One job's share of a link."""
+
+    job: str
+    lease: Lease
+    deliver: Callable[[LinkEvent], None]
+    link: "WorkerLink"
+
+    def send(self, order: Order) -> None:
+        """Queue an order, unless the lease is over: an owner past its deadline says nothing (I12)."""
+        if self.lease.remaining_s() > 0:
+            self.link.send(order)
+
+    def close(self) -> None:
+        """Hear no more."""
+        self.link.unsubscribe(self)
+
+
+@dataclass(slots=True)
+class WorkerLink:
+    """The link to one worker."""
+
+    worker: str
+    address: str
+    node: str
+    credentials: Credentials
+    clock: Clock
+    is_up: bool = False
+    _subscriptions: list[Subscription] = field(default_factory=list)
+    _orders: "asyncio.Queue[Order]" = field(default_factory=asyncio.Queue)
+    _task: "asyncio.Task[None] | None" = None
+
+    def subscribe(
+        self, job: str, lease: Lease, deliver: Callable[[LinkEvent], None]
+    ) -> Subscription:
+        """Use the link for a job; `deliver` hears at once when the link is up already."""
+        subscription = Subscription(job, lease, deliver, self)
+        self._subscriptions.append(subscription)
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._keep_connected())
+        if self.is_up:
+            deliver(LinkUp())
+        return subscription
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        """Stop delivering; the link lingers for the next run."""
+        if subscription in self._subscriptions:
+            self._subscriptions.remove(subscription)
+
+    def send(self, order: Order) -> None:
+        """Queue an order for the connection that stands; dropped when none does."""
+        if self.is_up:
+            self._orders.put_nowait(order)
+
+    async def close(self) -> None:
+        """Hang up."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _keep_connected(self) -> None:
+        backoff = FIRST_BACKOFF_S
+        idle_since = self.clock.now()
+        while True:
+            if self._subscriptions:
+                idle_since = self.clock.now()
+            elif self.clock.now() - idle_since > LINGER_S:
+                return
+            why, was_up = await self._converse()
+            self._tell(LinkDown(why))
+            backoff = FIRST_BACKOFF_S if was_up else min(backoff * 2, LAST_BACKOFF_S)
+            await self.clock.sleep(backoff)
+
+    async def _converse(self) -> tuple[str, bool]:
+        """Talk until the link breaks; return why, and whether it was up at all."""
+        was_up = False
+        try:
+            expected = (Role.WORKER, self.worker)
+            channel = open_channel(self.address, self.credentials, expected)
+        except WireError as error:
+            return str(error), False
+        try:
+            call = worker_pb2_grpc.WorkerStub(channel).Link()
+            await call.write(order_to_wire(Hello(self.node)))
+            speaker: asyncio.Task[None] | None = None
+            try:
+                while True:
+                    message = await call.read()
+                    if message == grpc.aio.EOF:
+                        return await _why_ended(call), was_up
+                    assert isinstance(message, worker_pb2.Report)
+                    if not was_up:
+                        was_up = self.is_up = True
+                        self._orders = asyncio.Queue()
+                        speaker = asyncio.create_task(self._speak(call, self._orders))
+                        self._tell(LinkUp())
+                    self._hear(report_from_wire(message))
+            finally:
+                self.is_up = False
+                if speaker is not None:
+                    speaker.cancel()
+                call.cancel()
+        except grpc.aio.AioRpcError as error:
+            return _describe(error), was_up
+        except (ProtocolError, asyncio.InvalidStateError) as error:
+            return str(error), was_up
+        finally:
+            await channel.close()
+
+    async def _speak(
+        self,
+        call: "grpc.aio.StreamStreamCall[worker_pb2.Order, worker_pb2.Report]",
+        queue: "asyncio.Queue[Order]",
+    ) -> None:
+        while True:
+            order = await queue.get()
+            try:
+                await call.write(order_to_wire(order))
+            except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                return  # the reader hears the reason
+
+    def _hear(self, report: Report) -> None:
+        if isinstance(report, Pulse):
+            leases = {s.lease.lease_id: s.lease for s in self._subscriptions}
+            for lease_id, lease in leases.items():
+                remaining_s = lease.remaining_s()
+                if remaining_s > 0:
+                    self.send(Extend(f"{lease_id:x}", report.stamp_ns, remaining_s))
+            return
+        for subscription in [s for s in self._subscriptions if s.job == report.job]:
+            subscription.deliver(report)
+
+    def _tell(self, event: LinkEvent) -> None:
+        for subscription in list(self._subscriptions):
+            subscription.deliver(event)
+
+
+@dataclass(slots=True)
+class WorkerLinks:
+    """All links of one coordinator."""
+
+    node: str
+    credentials: Credentials
+    clock: Clock
+    _links: dict[tuple[str, str], WorkerLink] = field(default_factory=dict)
+
+    def to(self, worker: str, address: str) -> WorkerLink:
+        """Return the link to a worker at an address, made when first asked for."""
+        key = (worker, address)
+        if key not in self._links:
+            self._links[key] = WorkerLink(worker, address, self.node, self.credentials, self.clock)
+        return self._links[key]
+
+    async def close(self) -> None:
+        """Hang up everywhere."""
+        await asyncio.gather(*(link.close() for link in self._links.values()))
+
+
+def _describe(error: grpc.aio.AioRpcError) -> str:
+    return f"{error.code().name.lower().replace('_', ' ')}: {error.details()}"
+
+
+async def _why_ended(
+    call: "grpc.aio.StreamStreamCall[worker_pb2.Order, worker_pb2.Report]",
+) -> str:
+    code = await call.code()
+    details = await call.details()
+    return f"{code.name.lower().replace('_', ' ')}: {details or 'the worker hung up'}"

@@ -1,0 +1,139 @@
+"""Who may publish for a job at this worker, and until when.
+
+A `Fence` holds the highest token accepted for one job and the deadline that its owner keeps extending.
+A `Gate` is the permission of one push: it carries a badge, the token in whose name it publishes, and
+lets a slice of renames through only while the badge is the highest token and the deadline lies ahead.
+Publishing happens inside the fence's own lock, so that when `accept` has returned, nothing is
+published under a lower token any more (I4).
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from syncengine.errors import Fenced
+from wire.clock import Clock
+from wire.orders import RefusalReason
+from wire.token import Token
+from worker.errors import OrderRefused
+
+PARK_LIMIT_S = 600.0
+"""How long a push without a valid owner keeps what it staged before it gives up."""
+
+
+class Fence:
+    """The highest token and the deadline of one job. Safe to use from several threads."""
+
+    def __init__(self, job: str, clock: Clock) -> None:
+        """Begin with no token and no deadline: nothing may be published."""
+        self.job = job
+        self._clock = clock
+        self.changed = threading.Condition()
+        self._highest: Token | None = None
+        self._deadline: float | None = None
+
+    @property
+    def highest(self) -> Token | None:
+        """The highest token accepted in this process's life."""
+        return self._highest
+
+    def accept(self, token: Token, known: Token | None, persist: Callable[[], None] | None) -> None:
+        """Take a token at least as high as every one before; durable when this returns.
+
+        `known` is the highest on disk, of the same cluster; `persist` writes the token there, None
+        when it stands there already. Waits for a slice that is being published, and for the disk.
+        Raises OrderRefused (stale-token), and whatever `persist` raises: nothing is accepted then.
+        """
+        with self.changed:
+            highest = max((t for t in (self._highest, known) if t is not None), default=None)
+            if highest is not None and token < highest:
+                raise OrderRefused(
+                    RefusalReason.STALE_TOKEN,
+                    f"token {token} of job {self.job} is older than {highest}, already accepted: "
+                    "another coordinator owns the job now",
+                    highest,
+                )
+            if persist is not None:
+                persist()
+            if token != self._highest:
+                self._highest = token
+                self._deadline = None
+            self.changed.notify_all()
+
+    def forget(self) -> None:
+        """Drop the token of a cluster that the operator replaced; the next `accept` sets the new."""
+        with self.changed:
+            self._highest = None
+            self._deadline = None
+
+    def extend(self, deadline: float) -> None:
+        """Let the owner's sessions go on until `deadline` on the worker's clock; never shortens."""
+        with self.changed:
+            if self._deadline is None or deadline > self._deadline:
+                self._deadline = deadline
+                self.changed.notify_all()
+
+    def end(self) -> None:
+        """Let nothing more through until the next extension."""
+        with self.changed:
+            self._deadline = None
+
+    @property
+    def is_live(self) -> bool:
+        """Whether the deadline lies ahead."""
+        return self._deadline is not None and self._clock.now() < self._deadline
+
+    @property
+    def is_expired(self) -> bool:
+        """Whether there was a deadline and it has passed."""
+        return self._deadline is not None and self._clock.now() >= self._deadline
+
+    def may_publish(self, badge: Token) -> bool:
+        """Whether this badge is the highest and the deadline lies ahead; call it holding `changed`."""
+        return badge == self._highest and self.is_live
+
+
+class Gate:
+    """The permission of one push to publish, under the badge that its source last showed."""
+
+    def __init__(self, fence: Fence, badge: Token) -> None:
+        """Begin with the badge that opened the push."""
+        self._fence = fence
+        self._badge = badge
+        self._closed = False
+
+    @property
+    def badge(self) -> Token:
+        """The token in whose name the push publishes."""
+        return self._badge
+
+    def renew(self, badge: Token) -> None:
+        """Show a newer badge after a takeover."""
+        with self._fence.changed:
+            self._badge = max(self._badge, badge)
+            self._fence.changed.notify_all()
+
+    def close(self) -> None:
+        """Let nothing more through, ever: whoever waits gets `Fenced`."""
+        with self._fence.changed:
+            self._closed = True
+            self._fence.changed.notify_all()
+
+    @contextmanager
+    def publishing(self) -> Iterator[None]:
+        """Hold the right to publish one slice; parks while there is none, `Fenced` when it ended.
+
+        Blocks its thread: up to PARK_LIMIT_S.
+        """
+        with self._fence.changed:
+            if not self._closed and not self._fence.may_publish(self._badge):
+                self._fence.changed.wait_for(self._is_decided, PARK_LIMIT_S)
+            if self._closed or not self._fence.may_publish(self._badge):
+                raise Fenced(
+                    f"job {self._fence.job}: token {self._badge} may publish no more; "
+                    f"the highest accepted is {self._fence.highest}"
+                )
+            yield
+
+    def _is_decided(self) -> bool:
+        return self._closed or self._fence.may_publish(self._badge)

@@ -1,0 +1,86 @@
+"""What a worker must remember over its own death: tokens accepted, and what its roots looked like.
+
+SQLite in the state directory, in WAL mode with full synchronization: a call that returned is on the
+disk (I5). Losing the file costs fencing history and a look at the roots, never data (I3). Every call
+blocks on the disk: call it from a thread.
+"""
+
+import sqlite3
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from syncengine.marker import KnownRoot
+from worker.errors import StartRefused
+from wire.token import Token
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS tokens (
+    job TEXT NOT NULL,
+    root TEXT NOT NULL,
+    cluster_id TEXT NOT NULL,
+    revision INTEGER NOT NULL,
+    PRIMARY KEY (job, root)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS roots (
+    name TEXT NOT NULL PRIMARY KEY,
+    known TEXT NOT NULL
+) WITHOUT ROWID;
+"""
+
+
+class Journal:
+    """One worker's durable memory. Safe to call from several threads; each call is one transaction."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or make the file; raise StartRefused when it is damaged or cannot be written."""
+        self._lock = threading.Lock()
+        try:
+            self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=FULL")
+            self._db.executescript(_SCHEMA)
+        except sqlite3.Error as error:
+            raise StartRefused(
+                f"the journal {path} cannot be used: {error}. Give it room and permission; if it is "
+                "damaged, move it away: the next run then compares everything anew"
+            ) from error
+
+    def tokens(self, job: str, roots: Sequence[str]) -> dict[str, Token]:
+        """Return the highest token accepted for the job at each of the roots that has one."""
+        with self._lock:
+            rows = self._db.execute(
+                "SELECT root, cluster_id, revision FROM tokens WHERE job = ?", (job,)
+            ).fetchall()
+        return {
+            root: Token(int(cluster, 16), revision)
+            for root, cluster, revision in rows
+            if root in roots
+        }
+
+    def accept(self, job: str, roots: Sequence[str], token: Token) -> None:
+        """Make the token durable for all roots at once. Judging it is the fence's business."""
+        rows = [(job, root, f"{token.cluster_id:x}", token.revision) for root in roots]
+        with self._lock, self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            self._db.executemany("INSERT OR REPLACE INTO tokens VALUES (?, ?, ?, ?)", rows)
+
+    def known_root(self, name: str) -> KnownRoot | None:
+        """Return what is remembered of a root; None before its first use."""
+        with self._lock:
+            row = self._db.execute("SELECT known FROM roots WHERE name = ?", (name,)).fetchone()
+        return None if row is None else msgspec.json.decode(row[0], type=KnownRoot)
+
+    def remember_root(self, name: str, known: KnownRoot) -> None:
+        """Remember what a root looks like now."""
+        text = msgspec.json.encode(known).decode()
+        with self._lock, self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            self._db.execute("INSERT OR REPLACE INTO roots VALUES (?, ?)", (name, text))
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._db.close()

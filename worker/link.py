@@ -1,0 +1,156 @@
+"""The Worker service: one link per coordinator, orders in, reports out."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import grpc.aio
+import structlog
+
+from baton.v1 import worker_pb2, worker_pb2_grpc
+from wire.channel import Credentials, peer_identity
+from wire.clock import Clock
+from wire.errors import PeerRefused, ProtocolError
+from wire.identity import Role
+from wire.orders import Hello, Pulse, Report, WorkerDescription
+from wire.worker_convert import description_to_wire, order_from_wire, report_to_wire
+from worker.sessions import Sessions
+
+log = structlog.get_logger()
+
+PULSE_S = 0.5
+"""How often the worker shows its clock; four times within the shortest lease."""
+
+ECHO_LIMIT = 4096
+"""Messages that one throughput test may send."""
+
+
+class Link:
+    """The way back to one coordinator. Reports wait here while the network is slow."""
+
+    def __init__(self, coordinator: str) -> None:
+        """Begin with nothing to say."""
+        self.coordinator = coordinator
+        self.reports: asyncio.Queue[Report] = asyncio.Queue()
+
+    def send(self, report: Report) -> None:
+        """Queue a report; lost when the link breaks, so what matters is said again on the next."""
+        self.reports.put_nowait(report)
+
+
+class WorkerService(worker_pb2_grpc.WorkerServicer):
+    """What coordinators may ask; everybody else is refused."""
+
+    def __init__(
+        self, sessions: Sessions, credentials: Credentials, clock: Clock, describe: "Describe"
+    ) -> None:
+        """Serve for these sessions."""
+        self._sessions = sessions
+        self._credentials = credentials
+        self._clock = clock
+        self._describe = describe
+
+    async def Link(  # type: ignore[override]  # noqa: N802 - the name on the wire
+        self,
+        requests: AsyncIterator[worker_pb2.Order],
+        context: grpc.aio.ServicerContext[worker_pb2.Order, worker_pb2.Report],
+    ) -> None:
+        """Carry out orders until the coordinator hangs up."""
+        name = await self._coordinator(context)
+        link = Link(name)
+        log.info("link_opened", coordinator=name)
+        speaker = asyncio.create_task(self._speak(link, context))
+        pulser = asyncio.create_task(self._pulse(link))
+        try:
+            async for message in requests:
+                order = order_from_wire(message)
+                if not isinstance(order, Hello):
+                    self._sessions.take(order, link)
+        except ProtocolError as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        finally:
+            speaker.cancel()
+            pulser.cancel()
+            self._sessions.link_gone(link)
+            log.info("link_closed", coordinator=name)
+
+    async def Describe(  # type: ignore[override]  # noqa: N802 - the name on the wire
+        self,
+        request: worker_pb2.DescribeRequest,  # noqa: ARG002 - it has no fields
+        context: grpc.aio.ServicerContext[worker_pb2.DescribeRequest, worker_pb2.DescribeResponse],
+    ) -> worker_pb2.DescribeResponse:
+        """Say who this worker is and what it exports."""
+        await self._coordinator(context)
+        return description_to_wire(await self._describe())
+
+    async def echo(
+        self, requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext[bytes, bytes]
+    ) -> None:
+        """Answer raw messages one by one, for `worker test`."""
+        await self._coordinator(context)
+        count = 0
+        async for message in requests:
+            count += 1
+            if count > ECHO_LIMIT:
+                await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "enough")
+            await context.write(message)
+
+    async def _coordinator(self, context: grpc.aio.ServicerContext[Any, Any]) -> str:
+        try:
+            peer = peer_identity(context, self._credentials)
+        except PeerRefused as error:
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, str(error))
+        if peer.role is not Role.COORDINATOR:
+            await context.abort(
+                grpc.StatusCode.PERMISSION_DENIED,
+                f"{peer} is no coordinator; only those give orders",
+            )
+        return peer.name
+
+    async def _speak(self, link: Link, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        while True:
+            report = await link.reports.get()
+            if isinstance(report, Pulse):
+                report = self._now()  # the stamp must be the moment of sending
+            await context.write(report_to_wire(report))
+
+    async def _pulse(self, link: Link) -> None:
+        while True:
+            link.send(self._now())
+            await self._clock.sleep(PULSE_S)
+
+    def _now(self) -> Pulse:
+        return Pulse(int(self._clock.now() * 1e9))
+
+
+class Describe:
+    """Tells who this worker is; a callable so that the service needs no daemon."""
+
+    def __init__(self, facts: WorkerDescription, sessions: Sessions) -> None:
+        """Keep what never changes."""
+        self._facts = facts
+        self._sessions = sessions
+
+    async def __call__(self) -> WorkerDescription:
+        """Look at the roots, in a thread."""
+        roots = await asyncio.to_thread(self._sessions.roots.describe)
+        facts = self._facts
+        return WorkerDescription(
+            name=facts.name,
+            identity=facts.identity,
+            instance=facts.instance,
+            version=facts.version,
+            group=facts.group,
+            roots=roots,
+            orders_refused=self._sessions.orders_refused,
+        )
+
+
+def add_to_server(service: WorkerService, server: grpc.aio.Server) -> None:
+    """Register the service, the raw echo included."""
+    worker_pb2_grpc.add_WorkerServicer_to_server(service, server)
+    echo = grpc.stream_stream_rpc_method_handler(service.echo)
+    server.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler("baton.v1.Worker", {"Echo": echo}),)
+    )

@@ -1,0 +1,353 @@
+"""A worker's sessions: what each owner may make it do, and what it is doing.
+
+A session belongs to the worker, not to the link that opened it. It carries the run through the death
+of its owner; the next owner, with a higher token, finds it and goes on. Orders for one job are carried
+out one after another, in the order in which they came.
+"""
+
+import asyncio
+import functools
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+
+from wire.clock import Clock
+from wire.orders import (
+    Assignment,
+    CancelRun,
+    CloseSession,
+    Extend,
+    Hello,
+    OpenSession,
+    Order,
+    Pulse,
+    RefusalReason,
+    Refused,
+    Report,
+    RunEnded,
+    SessionOpened,
+    SettleRun,
+    StartRun,
+)
+from wire.token import Token
+from worker.errors import OrderRefused, StartRefused
+from worker.fence import PARK_LIMIT_S, Fence
+from worker.journal import Journal
+from worker.roots import Roots
+
+log = structlog.get_logger()
+
+REAP_S = 5.0
+"""How often sessions that nobody owns any more are looked for."""
+
+
+class ReportSink(Protocol):
+    """Where reports go: a link."""
+
+    def send(self, report: Report) -> None:
+        """Queue a report."""
+
+
+class Run(Protocol):
+    """A run as its session sees it: `worker.mirror.MirrorRun`."""
+
+    async def execute(self) -> RunEnded:
+        """Carry it out; every problem is in the result. Cancelling it leaves no half state."""
+
+    def renew(self, token: Token) -> None:
+        """Go on under a newer token."""
+
+    def cancelled(self) -> RunEnded:
+        """Return how far it came, after `execute` was cancelled."""
+
+
+@dataclass(slots=True)
+class RunningRun:
+    """A run of a session and, once it has ended, how."""
+
+    id: str
+    generation: int
+    run: Run
+    task: "asyncio.Task[None]"
+    ended: RunEnded | None = None
+
+
+@dataclass(slots=True)
+class Session:
+    """One job's work at this worker under one token."""
+
+    assignment: Assignment
+    token: Token
+    lease: str
+    fence: Fence
+    link: ReportSink | None
+    live_at: float
+    running: RunningRun | None = None
+
+    def report(self, report: Report) -> None:
+        """Tell the owner, if its link stands."""
+        if self.link is not None:
+            self.link.send(report)
+
+
+StartsRun = Callable[[Session, StartRun], Run]
+"""Makes the run that an order asks for; nothing has begun when it returns."""
+
+
+class Sessions:
+    """All sessions of one worker. Belongs to the event loop; disk goes to threads."""
+
+    def __init__(  # noqa: PLR0913 - what a session stands on, all of it
+        self,
+        *,
+        worker: str,
+        roots: Roots,
+        journal: Journal,
+        clock: Clock,
+        accepted_clusters: frozenset[int],
+        starts_run: StartsRun,
+    ) -> None:
+        """Begin with none."""
+        self.worker = worker
+        self.roots = roots
+        self.journal = journal
+        self.orders_refused = 0
+        self._clock = clock
+        self._accepted_clusters = accepted_clusters
+        self._starts_run = starts_run
+        self._sessions: dict[str, Session] = {}
+        self._fences: dict[str, Fence] = {}
+        self._order: dict[str, asyncio.Lock] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def get(self, job: str) -> Session | None:
+        """Return the session of a job, if there is one."""
+        return self._sessions.get(job)
+
+    def take(self, order: Order, link: ReportSink) -> None:
+        """Begin to carry out an order; returns at once, and the link hears how it went."""
+        if isinstance(order, Extend):
+            self._extend(order, link)
+            return
+        task = asyncio.create_task(self._carry_out(order, link))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def link_gone(self, link: ReportSink) -> None:
+        """The coordinator hung up: its sessions go on until their deadline."""
+        for session in self._sessions.values():
+            if session.link is link:
+                session.link = None
+
+    async def reap(self) -> None:
+        """Drop sessions whose deadline passed long ago; runs until it is cancelled."""
+        while True:
+            await self._clock.sleep(REAP_S)
+            now = self._clock.now()
+            for job, session in list(self._sessions.items()):
+                if session.fence.is_live:
+                    session.live_at = now
+                elif now - session.live_at > PARK_LIMIT_S:
+                    log.warning("session_dropped", job=job, token=str(session.token))
+                    await self._drop(session)
+
+    async def close(self) -> None:
+        """Stop every run at a safe point and wait for it."""
+        for session in list(self._sessions.values()):
+            await self._drop(session)
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _extend(self, order: Extend, link: ReportSink) -> None:
+        deadline = order.stamp_ns / 1e9 + order.remaining_s
+        for session in self._sessions.values():
+            if session.link is link and session.lease == order.lease:
+                session.fence.extend(deadline)
+
+    async def _carry_out(self, order: Order, link: ReportSink) -> None:
+        if isinstance(order, Hello | Extend):
+            return
+        job = order.assignment.job if isinstance(order, OpenSession) else order.job
+        async with self._order.setdefault(job, asyncio.Lock()):  # first come, first served
+            try:
+                await self._dispatch(order, link)
+            except OrderRefused as refusal:
+                self.orders_refused += 1
+                name = type(order).__name__
+                log.warning(
+                    "order_refused",
+                    job=job,
+                    order=name,
+                    token=str(order.token),
+                    reason=refusal.reason.value,
+                    highest=str(refusal.highest),
+                )
+                link.send(
+                    Refused(job, order.token, refusal.highest, name, refusal.reason, str(refusal))
+                )
+
+    async def _dispatch(self, order: Order, link: ReportSink) -> None:
+        match order:
+            case OpenSession():
+                await self._open(order, link)
+            case StartRun():
+                await self._start(self._checked(order.job, order.token), order)
+            case CancelRun(job, token, run):
+                session = self._checked(job, token)
+                running = session.running
+                if running is not None and running.id == run and running.ended is None:
+                    running.task.cancel()
+            case SettleRun(job, token, run):
+                session = self._checked(job, token)
+                running = session.running
+                if running is not None and running.id == run and running.ended is not None:
+                    session.running = None
+            case CloseSession(job, token):
+                await self._drop(self._checked(job, token))
+            case _:
+                raise AssertionError(order)
+
+    async def _open(self, order: OpenSession, link: ReportSink) -> None:
+        assignment, token = order.assignment, order.token
+        roots = self._roots_here(assignment)
+        fence = self._fences.setdefault(assignment.job, Fence(assignment.job, self._clock))
+        on_disk = await asyncio.to_thread(self.journal.tokens, assignment.job, roots)
+        self._check_cluster(assignment.job, token, on_disk)
+        if fence.highest is not None and fence.highest.cluster_id != token.cluster_id:
+            await asyncio.to_thread(fence.forget)
+        known = [t for t in on_disk.values() if t.cluster_id == token.cluster_id]
+        is_on_disk = len(on_disk) == len(roots) and set(on_disk.values()) == {token}
+        persist = functools.partial(self.journal.accept, assignment.job, roots, token)
+        try:
+            await asyncio.to_thread(
+                fence.accept, token, max(known, default=None), None if is_on_disk else persist
+            )
+        except sqlite3.Error as error:
+            raise OrderRefused(
+                RefusalReason.STATE_FAILED,
+                f"worker {self.worker} cannot write its journal: {error}; look at its disk",
+            ) from error
+        session = self._sessions.get(assignment.job)
+        if session is None:
+            session = Session(assignment, token, order.lease, fence, link, self._clock.now())
+            self._sessions[assignment.job] = session
+        else:
+            session.assignment, session.token = assignment, token
+            session.lease, session.link = order.lease, link
+        running = session.running
+        log.info(
+            "session_opened",
+            job=assignment.job,
+            token=str(token),
+            adopted=running.id if running else None,
+        )
+        if running is None:
+            session.report(SessionOpened(assignment.job, token))
+        else:
+            running.run.renew(token)
+            session.report(SessionOpened(assignment.job, token, running.id, running.generation))
+        session.report(Pulse(0))
+        if running is not None and running.ended is not None:
+            session.report(running.ended)
+
+    def _roots_here(self, assignment: Assignment) -> list[str]:
+        mine = [m for m in (assignment.source, *assignment.targets) if m.worker == self.worker]
+        if not mine:
+            raise OrderRefused(
+                RefusalReason.WRONG_WORKER,
+                f"this is worker {self.worker}, which job {assignment.job} does not name: "
+                "check the address with 'baton worker test'",
+            )
+        for member in mine:
+            if member.root not in self.roots:
+                raise OrderRefused(
+                    RefusalReason.NO_SUCH_ROOT,
+                    f"worker {self.worker} exports no root {member.root!r}; it has "
+                    f"{', '.join(self.roots.names) or 'none'}: start it with --root {member.root}=PATH",
+                )
+            try:
+                root = self.roots[member.root]
+            except StartRefused as error:
+                raise OrderRefused(RefusalReason.NO_SUCH_ROOT, str(error)) from error
+            if root.read_only and member in assignment.targets:
+                raise OrderRefused(
+                    RefusalReason.READ_ONLY,
+                    f"root {member.root} of worker {self.worker} is exported read-only "
+                    "and cannot be a target",
+                )
+        return sorted({member.root for member in mine})
+
+    def _check_cluster(self, job: str, token: Token, on_disk: dict[str, Token]) -> None:
+        foreign = [t for t in on_disk.values() if t.cluster_id != token.cluster_id]
+        if foreign and token.cluster_id not in self._accepted_clusters:
+            raise OrderRefused(
+                RefusalReason.FOREIGN_CLUSTER,
+                f"token {token} of job {job} comes from another etcd cluster than {foreign[0]}, "
+                "accepted before. If the etcd cluster was replaced or restored on purpose, start "
+                f"worker {self.worker} with --accept-cluster {token.cluster_id:x}",
+                foreign[0],
+            )
+
+    def _checked(self, job: str, token: Token) -> Session:
+        """Return the session under exactly this token, or refuse the order."""
+        fence = self._fences.get(job)
+        highest = fence.highest if fence else None
+        session = self._sessions.get(job)
+        if highest is not None and token != highest:
+            raise OrderRefused(
+                RefusalReason.STALE_TOKEN,
+                f"token {token} of job {job} is not {highest}, the one accepted last",
+                highest,
+            )
+        if session is None or fence is None:
+            raise OrderRefused(
+                RefusalReason.NO_SESSION, f"no session is open for job {job}", highest
+            )
+        if fence.is_expired:
+            raise OrderRefused(
+                RefusalReason.EXPIRED,
+                f"the session of job {job} is past its deadline: open it anew",
+                highest,
+            )
+        return session
+
+    async def _start(self, session: Session, order: StartRun) -> None:
+        running = session.running
+        if running is not None and running.id == order.run and not running.ended:
+            return
+        if running is not None:
+            await self._stop(running)
+        run = self._starts_run(session, order)
+        generation = session.assignment.generation
+        task = asyncio.create_task(self._run(session, order, run))
+        session.running = RunningRun(order.run, generation, run, task)
+
+    async def _run(self, session: Session, order: StartRun, run: Run) -> None:
+        with structlog.contextvars.bound_contextvars(job=order.job, run=order.run):
+            log.info("run_started", token=str(order.token), preview=order.preview)
+            try:
+                ended = await run.execute()
+            except asyncio.CancelledError:
+                # The owner's order, or the worker's end: the run itself has cleaned up.
+                ended = run.cancelled()
+            log.info("run_ended", outcome=ended.outcome.value, problems=ended.problems_total)
+        running = session.running
+        if running is not None and running.run is run:
+            running.ended = ended
+            session.report(ended)
+
+    async def _stop(self, running: RunningRun) -> None:
+        running.task.cancel()
+        await asyncio.gather(running.task, return_exceptions=True)
+
+    async def _drop(self, session: Session) -> None:
+        job = session.assignment.job
+        if self._sessions.get(job) is session:
+            del self._sessions[job]
+        if session.running is not None:
+            await self._stop(session.running)
+        session.fence.end()
