@@ -165,9 +165,7 @@ class Store(Protocol):
     async def time_to_live(self, lease_id: int) -> float:
         """Return the seconds left, or 0 when the lease is gone."""
 
-    def watch(
-        self, prefix: str
-    ) -> AbstractAsyncContextManager[AsyncIterator[Snapshot | Changes]]:
+    def watch(self, prefix: str) -> AbstractAsyncContextManager[AsyncIterator[Snapshot | Changes]]:
         """Follow a prefix: first a `Snapshot`, then `Changes` without loss, in order.
 
         After a compaction that passed the watch by, another `Snapshot` comes instead of what was lost.
