@@ -1,0 +1,381 @@
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coordinator.job import JobSpec, Rule
+from coordinator.job_file import (
+    JobFileInvalid,
+    decode_spec,
+    diff,
+    encode_spec,
+    read_job_file,
+    spec_from_plain,
+    spec_to_plain,
+)
+from syncengine.model import Compare, Durability, MirrorOptions, Safety
+from wire.orders import Member
+
+WHOLE = """
+name: projects                     # a DNS label
+rule: mirror
+source: nas1:projects/active
+targets: [nas2:projects/active, dr:projects]
+trigger: {every: 15m, from: end}
+copy_when: differing
+conflict: keep-both
+placement: {nodes: [c1], fallback: true, failback: never}
+lease_ttl: 5s
+missed: latest
+missed_within: 24h
+overlap: skip
+retries: {attempts: 3, delay: 30s, backoff: 2}
+windows: []
+filters: []
+safety: {max_delete: 50%, max_delete_files: 100000, trash: 30d, keep_replaced: false}
+metadata: {mode: true, times: true, owner: true, xattrs: true, acls: true, hardlinks: true,
+           devices: false, setuid: false, symlinks: keep}
+transfer: {compression: auto, delta: auto, durability: strict, compare: mtime}
+"""
+SMALL: dict[str, Any] = {"name": "a", "rule": "mirror", "source": "w1:r", "targets": ["w2:r"]}
+
+
+def small(**fields: Any) -> dict[str, Any]:
+    return {**SMALL, **fields}
+
+
+def complaint(document: object) -> str:
+    with pytest.raises(JobFileInvalid) as caught:
+        spec_from_plain(document)
+    return "\n".join(caught.value.problems)
+
+
+def test_the_job_file_of_the_documentation() -> None:
+    (job,) = read_job_file(WHOLE)
+    assert job.rule is Rule.MIRROR
+    assert job.source_member == Member("nas1", "projects", b"active")
+    assert job.target_members == (Member("nas2", "projects", b"active"), Member("dr", "projects"))
+    assert job.workers == ("nas1", "nas2", "dr")
+    assert job.trigger.every is not None
+    assert job.trigger.every.seconds == 900
+    assert job.mirror_options() == MirrorOptions()
+
+
+def test_defaults_are_those_of_the_documentation() -> None:
+    (whole,) = read_job_file(WHOLE.replace("{nodes: [c1], ", "{").replace("trigger:", "#"))
+    (short,) = read_job_file(
+        "{name: projects, rule: mirror, source: nas1:projects/active, "
+        "targets: [nas2:projects/active, dr:projects]}"
+    )
+    assert diff(whole, short) == []
+
+
+def test_options_reach_the_engine() -> None:
+    job = spec_from_plain(
+        small(
+            safety={
+                "max_delete": "off",
+                "max_delete_files": "off",
+                "trash": "off",
+                "keep_replaced": True,
+            },
+            metadata={"mode": False, "times": False, "setuid": True},
+            transfer={"durability": "fast", "compare": "checksum"},
+        )
+    )
+    assert job.mirror_options() == MirrorOptions(
+        Compare.CHECKSUM, Durability.FAST, False, False, True, Safety(None, None, None, True)
+    )
+
+
+def test_many_documents_and_lists_and_json() -> None:
+    rest = "\nrule: mirror\nsource: w1:r\ntargets: "
+    yaml = f"name: a{rest}[w2:r]\n---\nname: b{rest}[w3:r]\n---\n"
+    both = read_job_file(yaml)
+    assert [job.name for job in both] == ["a", "b"]
+    assert read_job_file(json.dumps([spec_to_plain(job) for job in both], indent="\t")) == both
+    assert read_job_file(json.dumps(SMALL)) == both[:1]
+
+
+def test_complaints_name_document_and_field() -> None:
+    with pytest.raises(JobFileInvalid) as caught:
+        read_job_file("name: a\nrule: mirro\n---\nname: b\nrule: mirror\nsafty: {}\n")
+    assert caught.value.problems == [
+        (
+            "document 1 (a): rule: Invalid enum value 'mirro': "
+            "use one of mirror, copy, move, sync, exchange"
+        ),
+        "document 2 (b): safty: unknown field: did you mean safety?",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"name": "A"}, "name: 'A' is no DNS label"),
+        ({"name": 5}, "name: Expected str, got int"),
+        ({"lease_ttl": "1s"}, "lease_ttl: 1s is out of range: use whole seconds from 2s to 60s"),
+        ({"lease_ttl": "2500ms"}, "whole seconds"),
+        ({"lease_ttl": 5}, "lease_ttl: 5 is no duration: use for example 50ms"),
+        ({"safety": {"max_delete": "50"}}, "safety.max_delete: '50' is no share: use a percentage"),
+        ({"safety": {"maxdelete": "50%"}}, "did you mean max_delete?"),
+        ({"safety": {"zzz": 1}}, "use one of max_delete, max_delete_files, trash, keep_replaced"),
+        ({"safety": None}, "safety: Expected object, got null"),
+        ({"transfer": {"compare": "md5"}}, "Invalid enum value 'md5': use one of mtime, checksum"),
+        ({"transfer": {"delta": "maybe"}}, "value 'maybe': use one of auto, on, off"),
+        ({"metadata": {"mode": "yes"}}, "metadata.mode: Expected bool, got str"),
+        ({"retries": {"attempts": 0}}, "retries: attempts 0 is out of range: use 1 to 100"),
+        ({"trigger": {"every": "5m", "manual": True}}, "trigger: has 2 forms: use exactly one of"),
+        ({"trigger": {}}, "trigger: has 0 forms"),
+        ({"trigger": {"every": "10ms"}}, "use 1s or more"),
+        ({"trigger": {"manual": True, "from": "end"}}, "trigger: from belongs to every"),
+        ({"trigger": "manual"}, "trigger: Expected object, got str"),
+        ({"placement": {"nodes": ["C1"]}}, "placement: nodes: 'C1' is no name"),
+        ({"placement": {"fallback": False}}, "name nodes"),
+        ({"placement": {"failback": "always"}}, "placement.failback"),
+        ({"targets": "w2:r"}, "targets: Expected array, got str"),
+        ({"targets": []}, "targets: rule mirror needs at least one"),
+        ({"targets": [5]}, "targets[0]"),
+        ({"source": None}, "source: rule mirror needs one"),
+        ({"members": ["w1:r", "w2:r"]}, "members: rule mirror has source and targets instead"),
+        ({"conflict": "newest"}, "conflict: newest is for rules sync and exchange"),
+        ({"copy_when": "always"}, "copy_when: always is for rule copy"),
+        ({"windows": [{"from": "1", "to": "2", "dayz": "mon"}]}, "did you mean days?"),
+    ],
+)
+def test_complaints_say_what_would_be_right(fields: dict[str, Any], said: str) -> None:
+    assert said in complaint(small(**fields))
+
+
+@pytest.mark.parametrize("missing", ["name", "rule"])
+def test_a_missing_field_is_named(missing: str) -> None:
+    document = {key: value for key, value in SMALL.items() if key != missing}
+    assert f"required field {missing}" in complaint(document)
+
+
+@pytest.mark.parametrize("document", [None, 5, "text", [1]])
+def test_a_job_is_a_mapping(document: object) -> None:
+    assert "mapping" in complaint(document)
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        "w1",
+        "w1:",
+        ":r",
+        "w1:r/",
+        "w1:r//a",
+        "w1:r/../x",
+        "w1:r/a/..",
+        "w1:/etc",
+        "w1:r/.",
+        "w1:r/a\0b",
+        "w1:r/.baton",
+        "w1:r/a/.baton/trash",
+        "w1:r/.baton~x",
+        "W1:r",
+        "w1:r:x",
+        "w1:..",
+        "w1:.",
+        "w1:r/" + "x" * 256,
+        "w1:r" + "/abcdefgh" * 500,
+        "w1:r/\ud800",
+    ],
+)
+def test_i14_a_member_cannot_leave_its_root(member: str) -> None:
+    assert "source: " in complaint(small(source=member))
+    assert "targets[0]: " in complaint(small(targets=[member]))
+
+
+def test_names_that_are_no_utf_8_pass() -> None:
+    job = spec_from_plain(small(source="w1:r/caf\udce9"))
+    assert job.source_member.path == b"caf\xe9"
+    assert decode_spec(encode_spec(job)) == job
+
+
+@pytest.mark.parametrize(
+    ("source", "targets", "field"),
+    [
+        ("w1:r", ["w1:r"], "targets[0]"),
+        ("w1:r", ["w1:r/sub"], "targets[0]"),
+        ("w1:r/a/b", ["w2:r", "w1:r/a"], "targets[1]"),
+        ("w1:r", ["w2:r/a", "w2:r/a/b"], "targets[1]"),
+        ("w1:r", ["w2:r", "w2:r"], "targets[1]"),
+    ],
+)
+def test_members_of_one_job_share_nothing(source: str, targets: list[str], field: str) -> None:
+    assert f"{field}: " in complaint(small(source=source, targets=targets))
+    assert "overlaps" in complaint(small(source=source, targets=targets))
+
+
+def test_neighbours_do_not_overlap() -> None:
+    spec_from_plain(small(source="w1:r/a", targets=["w1:r/ab", "w1:r2/a", "w2:r/a"]))
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"trigger": {"cron": "0 2 * * *", "timezone": "Europe/Paris"}}, "trigger"),
+        ({"trigger": {"realtime": {"settle": "50ms", "audit": "24h"}}}, "trigger"),
+        ({"windows": [{"days": "mon-fri", "from": "20:00", "to": "06:00"}]}, "windows"),
+        ({"filters": ["*.tmp"]}, "filters"),
+        ({"placement": {"nodes": ["c1"], "failback": {"when_stable": "5m"}}}, "placement.failback"),
+        ({"metadata": {"devices": True}}, "metadata.devices"),
+        ({"metadata": {"symlinks": "inside"}}, "metadata.symlinks"),
+        ({"metadata": {"owner": False}}, "metadata.owner"),
+        ({"metadata": {"xattrs": False}}, "metadata.xattrs"),
+        ({"metadata": {"acls": False}}, "metadata.acls"),
+        ({"metadata": {"hardlinks": False}}, "metadata.hardlinks"),
+        ({"transfer": {"bandwidth": "100MB/s"}}, "transfer.bandwidth"),
+        ({"transfer": {"compression": "on"}}, "transfer.compression"),
+        ({"transfer": {"delta": "off"}}, "transfer.delta"),
+        ({"rule": "copy"}, "rule"),
+        ({"rule": "copy", "copy_when": "newer"}, "copy_when"),
+        ({"rule": "move"}, "rule"),
+        ({"rule": "sync", "source": None, "targets": [], "members": ["w1:r", "w2:r"]}, "rule"),
+        ({"rule": "exchange", "source": None, "targets": [], "members": ["w1:r", "w2:r"]}, "rule"),
+    ],
+)
+def test_what_is_not_carried_out_is_refused_by_name(fields: dict[str, Any], field: str) -> None:
+    assert f"{field}: this version of Baton does not carry that out yet: use" in complaint(
+        small(**fields)
+    ).replace("leave it out", "use")
+
+
+def test_yaml_scalars_are_what_they_look_like() -> None:
+    (job,) = read_job_file(
+        "name: on\nrule: mirror\nsource: w1:r\ntargets: [w2:1]\n"
+        "safety: {max_delete: off, trash: off, max_delete_files: off}\n"
+    )
+    assert job.name == "on"
+    assert str(job.safety.max_delete) == str(job.safety.trash) == "off"
+    with pytest.raises(JobFileInvalid, match="not carry that out"):
+        read_job_file(
+            "name: a\nrule: mirror\nsource: w1:r\ntargets: [w2:r]\n"
+            "windows: [{days: mon-fri, from: 20:00, to: 06:00}]\n"
+        )
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "holds no job"),
+        ("# nothing\n---\n", "holds no job"),
+        ("name: [", "line 1, column"),
+        ("name: a\nname: b\nrule: mirror\n", "'name' is there twice"),
+        ("name: !!python/object/apply:os.system [id]\n", "not YAML"),
+        ("[" * 5000, "nested too deeply|not YAML"),
+        (json.dumps([SMALL, SMALL]), "name: a is used by 2 documents"),
+        ("just text", "mapping"),
+    ],
+)
+def test_files_that_are_none(text: str, said: str) -> None:
+    with pytest.raises(JobFileInvalid, match=said):
+        read_job_file(text)
+
+
+@pytest.mark.parametrize("data", [b"", b"[]", b"{", b"\xff", b"[" * 100_000, b"x" * 300_000])
+def test_bytes_that_are_no_spec(data: bytes) -> None:
+    with pytest.raises(JobFileInvalid):
+        decode_spec(data)
+
+
+def test_the_canonical_form_is_readable_and_complete() -> None:
+    plain = json.loads(encode_spec(spec_from_plain(small(trigger={"every": "15m"}))))
+    assert plain["lease_ttl"] == "5s"
+    assert plain["safety"] == {
+        "max_delete": "50%",
+        "max_delete_files": 100_000,
+        "trash": "30d",
+        "keep_replaced": False,
+    }
+    assert plain["trigger"] == {"every": "15m"}
+    assert "members" in plain
+    assert plain["transfer"]["bandwidth"] == "off"
+
+
+def test_differences_name_fields_and_both_values() -> None:
+    old = spec_from_plain(SMALL)
+    new = spec_from_plain(
+        small(targets=["w2:r", "w3:r"], safety={"max_delete": "10%"}, trigger={"every": "5m"})
+    )
+    assert sorted(diff(old, new)) == [
+        "safety.max_delete: 50% -> 10%",
+        'targets: ["w2:r"] -> ["w2:r", "w3:r"]',
+        "trigger.every: (unset) -> 5m",
+        "trigger.manual: true -> (unset)",
+    ]
+    assert diff(old, old) == []
+    assert "name: a" in diff(None, old)
+
+
+MILLISECONDS = st.integers(0, 10**9).map(lambda value: f"{value}ms")
+DOCUMENTS = st.fixed_dictionaries(
+    {
+        "name": st.from_regex(r"[a-z0-9]{1,9}", fullmatch=True),
+        "rule": st.just("mirror"),
+        "source": st.text(st.characters(blacklist_categories=["Cs"]), min_size=1, max_size=9)
+        .filter(lambda path: not set(path) & set("/\0") and path not in {".", ".."})
+        .filter(lambda path: not path.startswith(".baton"))
+        .map(lambda path: f"w1:r/{path}"),
+        "targets": st.lists(
+            st.integers(2, 99).map("w{}:r".format), min_size=1, max_size=3, unique=True
+        ),
+    },
+    optional={
+        "trigger": st.one_of(
+            st.just({"manual": True}),
+            st.fixed_dictionaries(
+                {"every": st.integers(1, 10**6).map("{}s".format)},
+                optional={"from": st.sampled_from(["start", "end"])},
+            ),
+        ),
+        "lease_ttl": st.integers(2, 60).map("{}s".format),
+        "missed": st.sampled_from(["skip", "latest", "all"]),
+        "missed_within": MILLISECONDS,
+        "overlap": st.sampled_from(["skip", "queue", "cancel"]),
+        "retries": st.fixed_dictionaries(
+            {}, optional={"attempts": st.integers(1, 100), "backoff": st.floats(1, 10)}
+        ),
+        "safety": st.fixed_dictionaries(
+            {},
+            optional={
+                "max_delete": st.one_of(st.just("off"), st.integers(0, 100).map("{}%".format)),
+                "max_delete_files": st.one_of(st.just("off"), st.integers(0, 10**9)),
+                "trash": st.one_of(st.just("off"), MILLISECONDS),
+                "keep_replaced": st.booleans(),
+            },
+        ),
+    },
+)
+
+
+@given(DOCUMENTS)
+def test_every_spec_reads_back_from_its_canonical_form(document: dict[str, Any]) -> None:
+    job = spec_from_plain(document)
+    encoded = encode_spec(job)
+    again = decode_spec(encoded)
+    assert again == job
+    assert encode_spec(again) == encoded
+    assert read_job_file(encoded.decode()) == [job]
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(),
+        lambda inner: (
+            st.lists(inner) | st.dictionaries(st.sampled_from(JobSpec.__struct_fields__), inner)
+        ),
+    )
+)
+def test_whatever_is_no_job_is_refused_with_a_complaint(document: object) -> None:
+    try:
+        spec_from_plain(document)
+    except JobFileInvalid as error:
+        problems = error.problems
+    else:
+        problems = ["it was a job after all"]
+    assert all(problems)
