@@ -7,13 +7,13 @@ to the job it concerns, and answers each pulse with the time that the leases sti
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import grpc
 import grpc.aio
 import structlog
 
 from baton.v1 import worker_pb2, worker_pb2_grpc
+from coordinator.lease_session import LeaseSession
 from wire.channel import Credentials, open_channel
 from wire.clock import Clock
 from wire.errors import ProtocolError, WireError
@@ -27,17 +27,6 @@ FIRST_BACKOFF_S = 0.05
 LAST_BACKOFF_S = 1.0
 LINGER_S = 30.0
 """How long a link without users stays connected."""
-
-
-class Lease(Protocol):
-    """The owner's right to give orders: a `LeaseSession`."""
-
-    @property
-    def lease_id(self) -> int:
-        """Which lease."""
-
-    def remaining_s(self) -> float:
-        """Return the seconds until the owner must fall silent; 0 or less when it must already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +49,7 @@ class Subscription:
     """One job's share of a link."""
 
     job: str
-    lease: Lease
+    lease: LeaseSession
     deliver: Callable[[LinkEvent], None]
     link: "WorkerLink"
 
@@ -89,7 +78,7 @@ class WorkerLink:
     _task: "asyncio.Task[None] | None" = None
 
     def subscribe(
-        self, job: str, lease: Lease, deliver: Callable[[LinkEvent], None]
+        self, job: str, lease: LeaseSession, deliver: Callable[[LinkEvent], None]
     ) -> Subscription:
         """Use the link for a job; `deliver` hears at once when the link is up already."""
         subscription = Subscription(job, lease, deliver, self)

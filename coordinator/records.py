@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 import msgspec
 
 from coordinator.errors import CoordinatorError
-from coordinator.job import JobSpec
 from wire.orders import Outcome
 
 
@@ -22,7 +21,7 @@ class BadRecord(CoordinatorError, ValueError):
 class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     """`jobs/NAME`: what to do, which revision of it, and who said so."""
 
-    spec: JobSpec
+    spec: dict[str, Any]
     generation: int
     changed_by: str
     changed_at: datetime
@@ -126,6 +125,7 @@ class StateRecord(msgspec.Struct, frozen=True, kw_only=True):
     last_run: str = ""
     last_outcome: str = ""
     last_success: datetime | None = None
+    last_ended: datetime | None = None
     up_to_date: dict[str, datetime] = {}
     """By target: the start of the last run that made it equal."""
 

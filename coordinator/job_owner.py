@@ -1,0 +1,480 @@
+"""What the owner of one job does: wait for what is due, run it, record it.
+
+One task per owned job. It is cancelled when the ownership ends; a run that is under way then goes on
+at the workers, and the next owner finds it in the ledger and adopts it.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import msgspec
+import structlog
+
+from coordinator.catalog import Catalog, Job
+from coordinator.errors import CoordinatorError
+from coordinator.job import Overlap
+from coordinator.keys import instant_text
+from coordinator.ledger import Ledger, NotOwner, RunExists
+from coordinator.links import WorkerLinks
+from coordinator.records import (
+    AttemptRecord,
+    CountsRecord,
+    HoldRecord,
+    ProblemRecord,
+    RunRecord,
+    StateRecord,
+)
+from coordinator.ownership import Ownership
+from coordinator.run_driver import RunDriver, RunOrder, Watchers
+from coordinator.schedule import next_due, what_is_due
+from wire.clock import Clock
+from wire.orders import Assignment, Member, Outcome, PlannedChange, Progress, RunEnded
+
+log = structlog.get_logger()
+
+HAND_OVER_S = 1.0
+"""How long an owner that stops may take to write down that it does."""
+
+
+class RequestRefused(CoordinatorError):
+    """The job cannot do what was asked of it now; the sentence says why and what to do."""
+
+
+def utc_now() -> datetime:
+    """Return the wall clock, for due instants and display only."""
+    return datetime.now(UTC)
+
+
+@dataclass(slots=True)
+class CurrentRun:
+    """The run that is under way at this owner."""
+
+    instant: datetime
+    record: RunRecord
+    driver: RunDriver | None = None
+    progress: Progress | None = None
+    is_cancelled: bool = False
+
+
+@dataclass(slots=True)
+class _Request:
+    """A run asked for by hand."""
+
+    created: "asyncio.Future[datetime]"
+
+
+@dataclass(slots=True)
+class JobOwner:
+    """Owns one job on behalf of `node`, for as long as `own` runs."""
+
+    node: str
+    ownership: Ownership
+    catalog: Catalog
+    ledger: Ledger
+    links: WorkerLinks
+    clock: Clock
+    wall: Callable[[], datetime] = utc_now
+    state: StateRecord = field(default_factory=StateRecord)
+    current: CurrentRun | None = None
+    held: tuple[datetime, RunRecord] | None = None
+    """The run that waits for an approval."""
+    _wake: asyncio.Event = field(default_factory=asyncio.Event)
+    _requests: list[_Request] = field(default_factory=list)
+    _ready: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def name(self) -> str:
+        """Which job."""
+        return self.ownership.job
+
+    @property
+    def job(self) -> Job:
+        """The definition as it stands now."""
+        return self.catalog.jobs[self.name]
+
+    def definition_changed(self) -> None:
+        """Look at the schedule anew."""
+        self._wake.set()
+
+    # What the API asks
+
+    async def request_run(self) -> str:
+        """Create a run that is due now and return its id; raises RequestRefused."""
+        await self._ready.wait()
+        running = self.current
+        if running is not None:
+            match self.job.spec.overlap:
+                case Overlap.SKIP:
+                    raise RequestRefused(
+                        f"job {self.name}: run {instant_text(running.instant)} is still going on; "
+                        "wait for it, cancel it, or set overlap to queue or cancel"
+                    )
+                case Overlap.CANCEL:
+                    self._cancel_current(running)
+                case Overlap.QUEUE:
+                    pass
+        request = _Request(asyncio.get_running_loop().create_future())
+        self._requests.append(request)
+        self._wake.set()
+        return instant_text(await request.created)
+
+    async def approve(self, instant: datetime) -> RunRecord:
+        """Release the held plan of a run; raises RequestRefused when there is none."""
+        await self._ready.wait()
+        if self.held is None or self.held[0] != instant:
+            raise RequestRefused(
+                f"run {instant_text(instant)} of job {self.name} does not wait for an approval"
+            )
+        record = msgspec.structs.replace(self.held[1], approved=self.held[1].plan)
+        await self.ledger.write(self.ownership, self.state, [(instant, record)])
+        self.held = (instant, record)
+        self._wake.set()
+        return record
+
+    async def cancel(self, instant: datetime) -> RunRecord:
+        """Stop a run, or drop one that is held; raises RequestRefused when it has ended."""
+        await self._ready.wait()
+        if self.current is not None and self.current.instant == instant:
+            self._cancel_current(self.current)
+            return self.current.record
+        if self.held is not None and self.held[0] == instant:
+            record = self._ended(self.held[1], Outcome.CANCELLED, "cancelled by an operator")
+            self.held = None
+            await self._record(instant, record)
+            return record
+        raise RequestRefused(f"run {instant_text(instant)} of job {self.name} is not going on")
+
+    async def preview(self, planned: Callable[[tuple[PlannedChange, ...]], None]) -> RunEnded:
+        """Plan a run and change nothing; `planned` hears the changes. Raises RequestRefused."""
+        await self._ready.wait()
+        if self.current is not None:
+            raise RequestRefused(
+                f"job {self.name}: run {instant_text(self.current.instant)} is going on; "
+                "preview it when it has ended"
+            )
+        run = f"preview-{instant_text(self.wall())}"
+        order = self._order(run, preview=True)
+        watchers = Watchers(planned=planned)
+        with RunDriver(self.ownership, order, self.links, self.clock, watchers) as driver:
+            ended = await driver.drive()
+            driver.settle()
+            return ended
+
+    # The task
+
+    async def own(self) -> None:
+        """Do the job's work until cancelled; returns when the ownership turns out to be over."""
+        try:
+            await self._begin()
+            while True:
+                self._wake.clear()
+                if not await self._do_next():
+                    await self._sleep()
+        except NotOwner as error:
+            log.info("ownership_over", job=self.name, why=str(error))
+        finally:
+            for request in self._requests:
+                request.created.cancel()
+
+    async def hand_over(self) -> None:
+        """Write down that this owner stops; called after `own` was cancelled, before the release."""
+        running = self.current
+        if running is None or not self.ownership.is_held:
+            return
+        record = self._close_attempt(running.record, f"{self.node} handed the job over")
+        try:
+            async with asyncio.timeout(HAND_OVER_S):
+                await self.ledger.write(self.ownership, self.state, [(running.instant, record)])
+        except (TimeoutError, CoordinatorError) as error:
+            log.warning("hand_over_not_recorded", job=self.name, why=str(error))
+
+    async def _begin(self) -> None:
+        memory = await self.ledger.recall(self.name)
+        self.state = memory.state
+        *superseded, last = memory.open_runs or (None,)
+        for run in superseded:
+            if run is not None:
+                at, record = run
+                await self._record(at, self._ended(record, Outcome.FAILED, "a later run took over"))
+        if last is not None:
+            at, record = last
+            if record.outcome is Outcome.BLOCKED:
+                self.held = last
+            else:
+                record = self._close_attempt(record, "its owner was lost")
+                self.current = CurrentRun(at, record)
+        self._ready.set()
+
+    async def _do_next(self) -> bool:
+        """Do one thing that is due; return whether there was one."""
+        if self.current is not None:
+            await self._execute(self.current)
+            return True
+        if self.held is not None and self.held[1].approved:
+            instant, record = self.held
+            self.held = None
+            self.current = CurrentRun(instant, record)
+            return True
+        if self._requests:
+            request = self._requests.pop(0)
+            instant = await self._create(self.wall(), "asked for")
+            if not request.created.done():
+                request.created.set_result(instant)
+            return True
+        return await self._do_scheduled()
+
+    async def _do_scheduled(self) -> bool:
+        now = self.wall()
+        due = what_is_due(self.job.spec, self._next_due(), now)
+        if due.instant is None and not due.passed_over:
+            return False
+        if due.passed_over:
+            await self._pass_over(due.passed_over)
+        if due.instant is not None:
+            await self._create(due.instant, "due by the schedule", scheduled=due.instant)
+        return True
+
+    async def _pass_over(self, instants: Iterable[datetime]) -> None:
+        """Record instants that came and went without a run."""
+        last_ended = self._last_ended()
+        passed = list(instants)
+        records = []
+        for at in passed:
+            overlapped = last_ended is not None and at <= last_ended
+            outcome = Outcome.SKIPPED if overlapped else Outcome.MISSED
+            reason = "the run before was still going on" if overlapped else "nobody ran it in time"
+            record = RunRecord(
+                due=at, generation=self.job.generation, outcome=outcome, reason=reason, ended=at
+            )
+            records.append((at, record))
+        self.state = msgspec.structs.replace(self.state, last_due=passed[-1])
+        await self.ledger.write(self.ownership, self.state, records)
+
+    def _last_ended(self) -> datetime | None:
+        return self.state.last_ended
+
+    def _next_due(self) -> datetime | None:
+        return next_due(
+            self.job.spec,
+            anchor=self.job.record.changed_at,
+            last_due=self.state.last_due,
+            last_ended=self.state.last_ended,
+        )
+
+    async def _sleep(self) -> None:
+        """Wait for a request, a change, or the next due instant; show when that is."""
+        due = self._next_due()
+        if due != self.state.next_due:
+            self.state = msgspec.structs.replace(self.state, next_due=due)
+            await self.ledger.write(self.ownership, self.state)
+        delay_s = None if due is None else max(0.0, (due - self.wall()).total_seconds())
+        try:
+            # Short sleeps, so that a wall clock that is set shows soon.
+            async with asyncio.timeout(None if delay_s is None else min(delay_s + 0.001, 30.0)):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+
+    async def _create(
+        self, instant: datetime, reason: str, *, scheduled: datetime | None = None
+    ) -> datetime:
+        """Put a new run into the ledger before anything acts; return its instant."""
+        if self.held is not None:
+            at, record = self.held
+            self.held = None
+            why = "a later run planned anew and took its place"
+            await self._record(at, self._ended(record, Outcome.BLOCKED, why))
+        record = RunRecord(
+            due=instant,
+            generation=self.job.generation,
+            outcome=Outcome.RUNNING,
+            reason=reason,
+            started=self.wall(),
+        )
+        state = msgspec.structs.replace(
+            self.state, phase="running", reason=reason, last_run=instant_text(instant)
+        )
+        if scheduled is not None:
+            state = msgspec.structs.replace(state, last_due=scheduled)
+        try:
+            await self.ledger.create(self.ownership, instant, record, state)
+        except RunExists:
+            log.warning("run_exists", job=self.name, run=instant_text(instant))
+            self.state = msgspec.structs.replace(self.state, last_due=instant)
+            return instant
+        self.state = state
+        self.current = CurrentRun(instant, record)
+        return instant
+
+    async def _execute(self, running: CurrentRun) -> None:
+        """Carry a run to its end, or to a hold, and record it."""
+        instant = running.instant
+        token = str(self.ownership.token)
+        attempt = AttemptRecord(owner=self.node, token=token, started=self.wall())
+        running.record = msgspec.structs.replace(
+            running.record,
+            outcome=Outcome.RUNNING,
+            started=running.record.started or self.wall(),
+            attempts=(*running.record.attempts, attempt),
+            holds=(),
+        )
+        self._phase("running", running.record.reason)
+        await self.ledger.write(self.ownership, self.state, [(instant, running.record)])
+        try:
+            order = self._order(
+                instant_text(instant), approved=bytes.fromhex(running.record.approved)
+            )
+        except RequestRefused as error:
+            await self._finish(running, self._ended(running.record, Outcome.FAILED, str(error)))
+            return
+        watchers = Watchers(progress=lambda progress: _set_progress(running, progress))
+        with RunDriver(self.ownership, order, self.links, self.clock, watchers) as driver:
+            running.driver = driver
+            if running.is_cancelled:
+                driver.cancel()
+            ended = await driver.drive()
+            await self._finish(running, self._outcome_of(running.record, ended), ended)
+            driver.settle()
+
+    async def _finish(
+        self, running: CurrentRun, record: RunRecord, ended: RunEnded | None = None
+    ) -> None:
+        """Record how a run stands now."""
+        text = instant_text(running.instant)
+        blocked = record.outcome is Outcome.BLOCKED
+        good = record.outcome is Outcome.SUCCEEDED
+        phase = {Outcome.BLOCKED: "blocked", Outcome.FAILED: "failed"}.get(record.outcome, "idle")
+        behind = () if good else (ended.behind if ended else tuple(self.job.spec.targets))
+        up_to_date = dict(self.state.up_to_date)
+        if record.outcome in {Outcome.SUCCEEDED, Outcome.FAILED} and record.started:
+            for target in self.job.spec.targets:
+                if target not in behind:
+                    up_to_date[target] = record.started
+        self.state = msgspec.structs.replace(
+            self.state,
+            phase=phase,
+            reason=record.reason,
+            last_run=text,
+            last_outcome=record.outcome.value,
+            last_success=record.started if good else self.state.last_success,
+            last_ended=self.wall(),
+            up_to_date=up_to_date,
+        )
+        self.current = None
+        self.held = (running.instant, record) if blocked else None
+        self.state = msgspec.structs.replace(self.state, next_due=self._next_due())
+        await self.ledger.write(self.ownership, self.state, [(running.instant, record)])
+        await self.ledger.trim(self.ownership)
+
+    def _outcome_of(self, record: RunRecord, ended: RunEnded) -> RunRecord:
+        """Return the ledger's form of what the source worker reported."""
+        record = msgspec.structs.replace(
+            record,
+            counts=_add(record.counts, ended),
+            problems=tuple(
+                ProblemRecord(
+                    path=problem.path.decode("utf-8", "surrogateescape"),
+                    member=problem.member,
+                    what=problem.what.value,
+                    detail=problem.detail,
+                )
+                for problem in ended.problems
+            ),
+            problems_total=ended.problems_total,
+            holds=tuple(
+                HoldRecord(reason=hold.reason.value, member=hold.member, detail=hold.detail)
+                for hold in ended.holds
+            ),
+            plan=ended.plan.hex(),
+        )
+        if ended.outcome is Outcome.BLOCKED:
+            why = "; ".join(f"{hold.member}: {hold.detail}" for hold in ended.holds)
+            if record.approved:
+                why = f"the trees no longer match the approved plan, and the new one: {why}"
+            record = self._close_attempt(record, "held by a guard")
+            return msgspec.structs.replace(
+                record, outcome=Outcome.BLOCKED, reason=f"waits for an approval: {why}", approved=""
+            )
+        return self._ended(record, ended.outcome, _reason(ended))
+
+    def _order(self, run: str, *, preview: bool = False, approved: bytes = b"") -> RunOrder:
+        """Return what the workers are told; raises RequestRefused for an unknown worker."""
+        spec = self.job.spec
+        addresses = {}
+        for worker in spec.workers:
+            known = self.catalog.workers.get(worker)
+            if known is None:
+                raise RequestRefused(
+                    f"worker {worker} of job {self.name} is not registered: "
+                    f"'baton worker add {worker} HOST:PORT'"
+                )
+            addresses[worker] = known.address
+        assignment = Assignment(
+            job=self.name,
+            generation=self.job.generation,
+            source=_at(spec.source_member, addresses),
+            targets=tuple(_at(target, addresses) for target in spec.target_members),
+            options=spec.mirror_options(),
+        )
+        return RunOrder(assignment, run, addresses, preview, approved)
+
+    def _phase(self, phase: str, reason: str) -> None:
+        self.state = msgspec.structs.replace(self.state, phase=phase, reason=reason)
+
+    def _cancel_current(self, running: CurrentRun) -> None:
+        running.is_cancelled = True
+        if running.driver is not None:
+            running.driver.cancel()
+
+    async def _record(self, instant: datetime, record: RunRecord) -> None:
+        if self.held is None and self.current is None:
+            self._phase("idle", "")
+        await self.ledger.write(self.ownership, self.state, [(instant, record)])
+
+    def _ended(self, record: RunRecord, outcome: Outcome, reason: str) -> RunRecord:
+        record = self._close_attempt(record, reason or outcome.value)
+        return msgspec.structs.replace(record, outcome=outcome, reason=reason, ended=self.wall())
+
+    def _close_attempt(self, record: RunRecord, why: str) -> RunRecord:
+        attempts = tuple(
+            msgspec.structs.replace(one, ended=self.wall(), why_ended=why)
+            if one.ended is None
+            else one
+            for one in record.attempts
+        )
+        return msgspec.structs.replace(record, attempts=attempts)
+
+
+def _set_progress(running: CurrentRun, progress: Progress) -> None:
+    running.progress = progress
+
+
+def _at(member: Member, addresses: dict[str, str]) -> Member:
+    return Member(member.worker, member.root, member.path, addresses[member.worker])
+
+
+def _add(counts: CountsRecord, ended: RunEnded) -> CountsRecord:
+    """Add what this attempt did to what earlier ones of the run did."""
+    now = ended.counts
+    return CountsRecord(
+        files_scanned=now.files_scanned,
+        files_copied=counts.files_copied + now.files_copied,
+        files_updated=counts.files_updated + now.files_updated,
+        files_deleted=counts.files_deleted + now.files_deleted,
+        files_renamed=counts.files_renamed + now.files_renamed,
+        bytes_copied=counts.bytes_copied + now.bytes_copied,
+        bytes_sent=counts.bytes_sent + now.bytes_sent,
+        conflicts=now.conflicts,
+    )
+
+
+def _reason(ended: RunEnded) -> str:
+    if not ended.problems:
+        return ""
+    first = ended.problems[0]
+    where = first.path.decode("utf-8", "replace")
+    more = f", and {ended.problems_total - 1} more" if ended.problems_total > 1 else ""
+    named = f"{first.member}: {where}: " if where else f"{first.member}: "
+    return f"{named}{first.detail}{more}"
