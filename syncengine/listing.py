@@ -1,0 +1,106 @@
+"""Entries as frames: how a listing travels, and what is believed of one that arrives.
+
+A frame is a MessagePack array of entries. The decoder trusts nothing: types, ranges, names, the
+strictly increasing order, and that every entry lies in a directory that was listed before it.
+"""
+
+from collections.abc import Iterable, Iterator
+
+import msgspec
+
+from syncengine.errors import MalformedFrame
+from syncengine.model import Entry, Kind
+from syncengine.names import MAX_PATH, check_name, order_key
+
+FRAME_BYTES = 256 * 1024
+"""What a frame of a listing comes to, about."""
+
+MAX_FRAME_BYTES = 1024 * 1024
+"""What a decoder accepts at most."""
+
+_MAX_LINK = 4_095
+_ENTRY_OVERHEAD = 80
+_DIGEST_BYTES = 32
+_MAX_INT64 = (1 << 63) - 1
+
+
+def encode_entries(entries: Iterable[Entry]) -> Iterator[bytes]:
+    """Pack entries into frames of about FRAME_BYTES, in their order."""
+    encode = msgspec.msgpack.Encoder().encode
+    batch: list[Entry] = []
+    held = 0
+    for entry in entries:
+        batch.append(entry)
+        held += len(entry.path) + len(entry.link) + _ENTRY_OVERHEAD
+        if held >= FRAME_BYTES - _ENTRY_OVERHEAD:
+            yield encode(batch)
+            batch.clear()
+            held = 0
+    if batch:
+        yield encode(batch)
+
+
+def decode_entries(frames: Iterable[bytes]) -> Iterator[Entry]:
+    """Unpack the frames of a peer, lazily; raises MalformedFrame for anything an honest scan
+    cannot have sent. The first entry must be the top."""
+    decoder = msgspec.msgpack.Decoder(list[Entry])
+    order = _Order()
+    for frame in frames:
+        if len(frame) > MAX_FRAME_BYTES:
+            raise MalformedFrame(f"a listing frame of {len(frame)} bytes")
+        try:
+            entries = decoder.decode(frame)
+        except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError) as error:
+            raise MalformedFrame(f"no listing: {error}") from error
+        for entry in entries:
+            order.check(entry)
+            yield entry
+
+
+class _Order:
+    """The state of a listing so far: the directories open at this point, and the last key."""
+
+    def __init__(self) -> None:
+        self._open: list[bytes] = []
+        self._key: bytes | None = None
+
+    def check(self, entry: Entry) -> None:
+        path, kind, mode, mtime_ns, size, link, seen, digest = entry
+        if (
+            not 0 <= mode <= 0o7777
+            or not 0 <= size <= _MAX_INT64
+            or not -_MAX_INT64 <= mtime_ns <= _MAX_INT64
+            or not 0 < seen < 1 << 64
+            or (size and kind is not Kind.FILE)
+        ):
+            raise MalformedFrame(f"impossible numbers at {path[:300]!r}")
+        if kind is Kind.SYMLINK:
+            if not link or len(link) > _MAX_LINK or b"\0" in link or digest:
+                raise MalformedFrame(f"an impossible link at {path[:300]!r}")
+        elif link or (digest and (kind is not Kind.FILE or len(digest) != _DIGEST_BYTES)):
+            raise MalformedFrame(f"what only another kind has, at {path[:300]!r}")
+        if self._key is None:
+            if path or kind is not Kind.DIRECTORY:
+                raise MalformedFrame("a listing must begin with its top")
+            self._key = b""
+            self._open.append(b"")
+            return
+        self._check_place(path, kind)
+
+    def _check_place(self, path: bytes, kind: Kind) -> None:
+        parent, _, name = path.rpartition(b"/")
+        check_name(name)
+        if len(path) > MAX_PATH:
+            raise MalformedFrame(f"a path of {len(path)} bytes")
+        key = order_key(path)
+        assert self._key is not None
+        if key <= self._key:
+            raise MalformedFrame(f"out of order: {path[:300]!r}")
+        self._key = key
+        opened = self._open
+        while opened and opened[-1] != parent:
+            opened.pop()
+        if not opened:
+            raise MalformedFrame(f"not in a listed directory: {path[:300]!r}")
+        if kind is Kind.DIRECTORY:
+            opened.append(path)

@@ -1,0 +1,106 @@
+"""What a batch consists of: things staged, and things to be done to what is visible."""
+
+import os
+from dataclasses import dataclass
+
+from syncengine.model import TEMPORARY_PREFIX, Kind
+from syncengine.names import MAX_NAME, join
+
+DISPLACED_PREFIX = TEMPORARY_PREFIX + b"x~"
+"""Names under which an older version may lie for a moment: a scan keeps these in the trash."""
+
+_STAGED_PREFIX = TEMPORARY_PREFIX + b"n~"
+
+
+class Temporaries:
+    """Gives names for temporary entries, that no peer chooses and nobody can foretell."""
+
+    def __init__(self) -> None:
+        self._staged = _STAGED_PREFIX + os.urandom(6).hex().encode() + b"~"
+        self._displaced = DISPLACED_PREFIX + os.urandom(6).hex().encode() + b"~"
+        self._number = 0
+
+    def staged(self) -> bytes:
+        """Return a name for what is new."""
+        self._number += 1
+        return self._staged + b"%x" % self._number
+
+    def displacing(self, name: bytes) -> bytes:
+        """Return a name for what changes places with `name`, from which that can be read again."""
+        self._number += 1
+        return (self._displaced + b"%x~" % self._number + name)[:MAX_NAME]
+
+
+def displaced_name(temporary: bytes) -> bytes | None:
+    """Return the name that a temporary of `displacing` stands for; None for other temporaries."""
+    if not temporary.startswith(DISPLACED_PREFIX):
+        return None
+    return temporary.removeprefix(DISPLACED_PREFIX).split(b"~", 2)[-1] or None
+
+
+@dataclass(slots=True, eq=False)
+class Place:
+    """A staged file or symlink that is to take its place in a visible directory."""
+
+    parent: bytes
+    name: bytes
+    temporary: bytes
+    seen: int
+    kind: Kind
+    size: int
+    is_exchanged: bool = False
+    """Whether its temporary name holds, by now, what it took the place of."""
+
+
+@dataclass(slots=True, eq=False)
+class Reveal:
+    """A staged directory, with all that was staged in it; it is `hidden_in` of those."""
+
+    parent: bytes
+    name: bytes
+    temporary: bytes
+    files: int = 0
+    bytes: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Touch:
+    """Mode and time for a file or symlink whose content stays."""
+
+    parent: bytes
+    name: bytes
+    seen: int
+    kind: Kind
+    mode: int
+    mtime_ns: int
+
+
+@dataclass(slots=True, eq=False)
+class Drop:
+    """An entry to be removed."""
+
+    parent: bytes
+    name: bytes
+    seen: int
+    kind: Kind
+
+
+@dataclass(slots=True, eq=False)
+class Settle:
+    """Mode and time for a directory, when nothing else will change in it."""
+
+    path: bytes
+    seen: int
+    mode: int
+    mtime_ns: int
+    differs: bool
+
+
+Operation = Place | Reveal | Touch | Drop | Settle
+
+
+def path_of(operation: Operation) -> bytes:
+    """Return the path that an operation is about."""
+    if isinstance(operation, Settle):
+        return operation.path
+    return join(operation.parent, operation.name)
