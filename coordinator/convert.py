@@ -82,6 +82,23 @@ def worker_from_wire(message: coordinator_pb2.WorkerInfo) -> views.WorkerView:
     )
 
 
+def test_to_wire(view: views.WorkerTestView) -> coordinator_pb2.WorkerTest:
+    """Return the message of a test of a worker."""
+    worker = views.WorkerView(
+        view.name,
+        view.address,
+        view.group,
+        reachable=True,
+        identity=view.identity,
+        roots=view.roots,
+    )
+    return coordinator_pb2.WorkerTest(
+        worker=worker_to_wire(worker),
+        rtt_ms=view.rtt_ms,
+        throughput_bytes_per_s=view.throughput_bytes_per_s,
+    )
+
+
 def test_from_wire(message: coordinator_pb2.WorkerTest) -> views.WorkerTestView:
     """Return what a test of a worker found."""
     worker = worker_from_wire(message.worker)

@@ -20,6 +20,9 @@ from wire.clock import Clock
 
 log = structlog.get_logger()
 
+AGAIN_S = 5.0
+"""After which pause a job is taken up again whose work ended in an error of our own."""
+
 
 @dataclass(slots=True)
 class _Owned:
@@ -124,13 +127,14 @@ class Scheduler:
         with structlog.contextvars.bound_contextvars(
             job=owner.name, token=str(owner.ownership.token)
         ):
-            try:
-                await owner.own()
-            except Exception:
-                # One job's failure must not take the others along; the key stays ours, so the
-                # job does not bounce between coordinators that all fail alike.
-                log.exception("job_failed", job=owner.name)
-                raise
+            while True:
+                try:
+                    await owner.own()
+                except Exception:  # noqa: BLE001 - a daemon root: one job must not end the others
+                    log.exception("job_failed", again_in_s=AGAIN_S)
+                    await self.clock.sleep(AGAIN_S)
+                else:
+                    return
 
     def _lost(self, job: str, reason: LostReason) -> None:
         owned = self._owned.pop(job, None)

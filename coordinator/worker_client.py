@@ -59,7 +59,10 @@ async def measure(name: str, address: str, credentials: Credentials) -> tuple[fl
 
 
 async def _throughput(channel: grpc.aio.Channel) -> float:
-    echo = channel.stream_stream("/baton.v1.Worker/Echo")(timeout=30.0)
+    method: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(
+        "/baton.v1.Worker/Echo"
+    )
+    echo = method(timeout=30.0)
     payload = bytes(_ECHO_BYTES)
     began = time.perf_counter()
     sent = received = 0

@@ -1,0 +1,287 @@
+"""Changing and reading the cluster's definitions: jobs and workers, on behalf of an operator.
+
+Any coordinator can do this: everything is a transaction on etcd that compares what it was decided on.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from coordinator.conflicts import conflicts
+from coordinator.errors import CoordinatorError
+from coordinator.job import JobSpec
+from coordinator.job_file import JobFileInvalid, diff, spec_from_plain, spec_to_plain
+from coordinator.job_owner import utc_now
+from coordinator.keys import Family, Keys, check_name
+from coordinator.ledger import Ledger
+from coordinator.records import JobRecord, WorkerRecord, decode, encode
+from coordinator.store import Compare, Delete, Field, Put, Store
+from coordinator.views import AppliedView, RootView, WorkerTestView, WorkerView
+from coordinator.worker_client import WorkerUnreachable, describe, measure
+from wire.address import parse_address
+from wire.channel import Credentials
+from wire.errors import AddressInvalid
+from wire.orders import Member, WorkerDescription
+
+_TRIES = 5
+
+
+class NotFound(CoordinatorError):
+    """There is nothing of that name."""
+
+
+class AlreadyThere(CoordinatorError):
+    """The name is in use for something else."""
+
+
+class Invalid(CoordinatorError):
+    """What was asked for makes no sense here; the text says which field and what would be right."""
+
+
+class Contended(CoordinatorError):
+    """Somebody else kept changing the same thing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """Definitions in etcd, read fresh for every request."""
+
+    store: Store
+    keys: Keys
+    ledger: Ledger
+    credentials: Credentials
+
+    # Jobs
+
+    async def apply(
+        self, specs: Sequence[JobSpec], *, by: str, dry_run: bool, create_only: bool
+    ) -> list[AppliedView]:
+        """Make the definitions as given: all of them are checked before the first is written.
+
+        Raises Invalid, AlreadyThere (`create_only`), Contended. RACE: two operators who apply
+        overlapping jobs within the same milliseconds may both pass the check against each other.
+        """
+        known = await self._jobs()
+        others = {name: spec for name, (spec, _, _) in known.items()}
+        others.update({spec.name: spec for spec in specs})
+        problems, warnings = [], {}
+        described = await self._describe_workers(specs)
+        for spec in specs:
+            if create_only and spec.name in known:
+                raise AlreadyThere(
+                    f"name: job {spec.name} exists: change it with 'baton job apply', "
+                    "or choose another name"
+                )
+            own, warnings[spec.name] = _check_members(spec, described)
+            problems += own
+            problems += [f"{spec.name}: {p}" for p in conflicts(spec, others.values())]
+        if problems:
+            raise Invalid("\n".join(dict.fromkeys(problems)))
+        applied = []
+        for spec in specs:
+            before = known.get(spec.name)
+            old = before[0] if before else None
+            differences = tuple(diff(old, spec))
+            generation = before[1].generation if before else 0
+            action = "created" if before is None else ("updated" if differences else "unchanged")
+            if differences or before is None:
+                generation += 1
+                if not dry_run:
+                    await self._put_job(spec, generation, before[2] if before else 0, by)
+            applied.append(
+                AppliedView(spec.name, action, differences, generation, tuple(warnings[spec.name]))
+            )
+        return applied
+
+    async def has_job(self, name: str) -> bool:
+        """Say whether a job is defined."""
+        _check_label("NAME", name)
+        return await self.store.get(self.keys.job(name)) is not None
+
+    async def delete_job(self, name: str) -> None:
+        """Remove a job and all that is recorded of it; files stay where they are."""
+        key = self.keys.job(name)
+        if not await self.store.delete(key):
+            raise NotFound(f"there is no job {name}: 'baton job list' shows those there are")
+        await self.ledger.forget(name)
+
+    async def _jobs(self) -> dict[str, tuple[JobSpec, JobRecord, int]]:
+        snapshot = await self.store.range(self.keys.under(Family.JOBS))
+        jobs = {}
+        for kv in snapshot.kvs:
+            record = decode(kv.value, JobRecord)
+            try:
+                spec = spec_from_plain(record.spec)
+            except JobFileInvalid:
+                continue  # of a newer version; the catalog logs it
+            jobs[spec.name] = (spec, record, kv.mod_revision)
+        return jobs
+
+    async def _put_job(self, spec: JobSpec, generation: int, revision: int, by: str) -> None:
+        key = self.keys.job(spec.name)
+        record = JobRecord(
+            spec=spec_to_plain(spec), generation=generation, changed_by=by, changed_at=utc_now()
+        )
+        result = await self.store.txn(
+            [Compare(key, Field.MOD, revision)], [Put(key, encode(record))]
+        )
+        if not result.succeeded:
+            raise Contended(
+                f"job {spec.name} was changed by somebody else just now: look, try again"
+            )
+
+    async def _describe_workers(
+        self, specs: Sequence[JobSpec]
+    ) -> dict[str, WorkerDescription | str | None]:
+        """By worker: what it says of itself, why it cannot be asked, or None when unknown."""
+        names = sorted({worker for spec in specs for worker in spec.workers})
+
+        async def ask(name: str) -> WorkerDescription | str | None:
+            kv = await self.store.get(self.keys.worker(name))
+            if kv is None:
+                return None
+            address = decode(kv.value, WorkerRecord).address
+            try:
+                return await describe(name, address, self.credentials)
+            except WorkerUnreachable as error:
+                return str(error)
+
+        return dict(zip(names, await asyncio.gather(*map(ask, names)), strict=True))
+
+    # Workers
+
+    async def add_worker(self, name: str, address: str, group: str, by: str) -> WorkerView:
+        """Register a worker; raises AlreadyThere when the name stands for another address."""
+        _check_label("NAME", name)
+        try:
+            parse_address(address)
+        except AddressInvalid as error:
+            raise Invalid(f"HOST:PORT: {error}") from error
+        key = self.keys.worker(name)
+        record = WorkerRecord(address=address, group=group, added_by=by, added_at=utc_now())
+        result = await self.store.txn([Compare(key, Field.CREATE, 0)], [Put(key, encode(record))])
+        if not result.succeeded:
+            kv = await self.store.get(key)
+            known = decode(kv.value, WorkerRecord) if kv is not None else record
+            if (known.address, known.group) != (address, group):
+                raise AlreadyThere(
+                    f"worker {name} is registered at {known.address}: if it moved, "
+                    f"'baton worker remove {name}' first; else choose another name"
+                )
+        return await self._look_at(name, record)
+
+    async def workers(self) -> list[WorkerView]:
+        """Return all registered workers, each asked how it is."""
+        snapshot = await self.store.range(self.keys.under(Family.WORKERS))
+        prefix = self.keys.under(Family.WORKERS)
+        known = [
+            (kv.key.removeprefix(prefix), decode(kv.value, WorkerRecord)) for kv in snapshot.kvs
+        ]
+        return list(await asyncio.gather(*(self._look_at(name, one) for name, one in known)))
+
+    async def worker(self, name: str) -> WorkerView:
+        """Return one registered worker, asked how it is; raises NotFound."""
+        return await self._look_at(name, await self._worker_record(name))
+
+    async def remove_worker(self, name: str) -> None:
+        """Forget a worker that no job names; raises NotFound, Invalid."""
+        await self._worker_record(name)
+        users = sorted(
+            job for job, (spec, _, _) in (await self._jobs()).items() if name in spec.workers
+        )
+        if users:
+            raise Invalid(
+                f"NAME: worker {name} is used by job {', '.join(users)}: change or delete that first"
+            )
+        await self.store.txn([], [Delete(self.keys.worker(name))])
+
+    async def test_worker(self, name: str) -> WorkerTestView:
+        """Connect to a worker and measure; raises NotFound, WorkerUnreachable."""
+        record = await self._worker_record(name)
+        described = await describe(name, record.address, self.credentials)
+        rtt_ms, throughput = await measure(name, record.address, self.credentials)
+        return WorkerTestView(
+            name,
+            record.address,
+            described.identity,
+            record.group,
+            _roots(described),
+            rtt_ms,
+            throughput,
+        )
+
+    async def _worker_record(self, name: str) -> WorkerRecord:
+        _check_label("NAME", name)
+        kv = await self.store.get(self.keys.worker(name))
+        if kv is None:
+            raise NotFound(f"there is no worker {name}: 'baton worker list' shows those there are")
+        return decode(kv.value, WorkerRecord)
+
+    async def _look_at(self, name: str, record: WorkerRecord) -> WorkerView:
+        try:
+            described = await describe(name, record.address, self.credentials)
+        except WorkerUnreachable as error:
+            return WorkerView(
+                name, record.address, record.group, reachable=False, reason=str(error)
+            )
+        return WorkerView(
+            name,
+            record.address,
+            record.group,
+            reachable=True,
+            identity=described.identity,
+            version=described.version,
+            roots=_roots(described),
+            orders_refused=described.orders_refused,
+        )
+
+
+def _roots(described: WorkerDescription) -> tuple[RootView, ...]:
+    return tuple(
+        RootView(root.name, root.path, root.read_only, root.available, root.free_bytes)
+        for root in described.roots
+    )
+
+
+def _check_label(field: str, name: str) -> None:
+    try:
+        check_name(name)
+    except ValueError as error:
+        raise Invalid(f"{field}: {error}") from error
+
+
+def _check_members(
+    spec: JobSpec, described: dict[str, WorkerDescription | str | None]
+) -> tuple[list[str], list[str]]:
+    """Return what is wrong with a job's members, and what could not be checked."""
+    problems: list[str] = []
+    warnings: list[str] = []
+    fields = [("source", spec.source_member)]
+    fields += [(f"targets[{place}]", one) for place, one in enumerate(spec.target_members)]
+    for field, member in fields:
+        found = described[member.worker]
+        where = f"{spec.name}: {field}: {member}"
+        if found is None:
+            problems.append(
+                f"{where}: there is no worker {member.worker}: "
+                f"'baton worker add {member.worker} HOST:PORT' registers it"
+            )
+        elif isinstance(found, str):
+            warnings.append(f"{field}: {member} could not be checked: {found}")
+        else:
+            problems += _check_root(where, field, member, found)
+    return problems, warnings
+
+
+def _check_root(where: str, field: str, member: Member, worker: WorkerDescription) -> list[str]:
+    root = next((one for one in worker.roots if one.name == member.root), None)
+    if root is None:
+        names = ", ".join(one.name for one in worker.roots) or "none"
+        return [f"{where}: worker {member.worker} exports no root {member.root}; it has {names}"]
+    if root.read_only and field != "source":
+        return [
+            f"{where}: root {member.root} is exported read-only and cannot be a target: "
+            f"start worker {member.worker} with --root {member.root}={root.path}"
+        ]
+    return []
