@@ -59,7 +59,7 @@ class DeleteLimitExceeded(PeerError):
 
 
 class Fenced(EngineError):
-    """This push may never publish again: a newer owner gives the orders."""
+    """The push may never publish again: a newer owner gives the orders."""
 
 
 class PushAborted(EngineError):

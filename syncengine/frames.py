@@ -1,8 +1,8 @@
 """What a push says: the records of its frames, their packing and their unpacking.
 
-A frame is a MessagePack array of records, each an array with a number in front. Contents lie in the
-frame itself and are given out as views of it. Unpacking checks types; what names, numbers and orders
-may be is judged where the records are carried out.
+A frame is a MessagePack array of records, each an array with a number in front. Contents lie in
+the frame itself and are given out as views of it. Unpacking checks types; what names, numbers and
+orders may be is judged where the records are carried out.
 """
 
 from collections.abc import Sequence

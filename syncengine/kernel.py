@@ -1,7 +1,7 @@
 """The Linux calls that Python's os module lacks, by ctypes; each takes descriptors and bytes.
 
-Nothing here decides anything. Where a file system lacks a call, `Unsupported` says so and the caller
-has a slower way.
+Nothing here decides anything. Where a file system lacks a call, `Unsupported` says so and the
+caller has a slower way.
 """
 
 import ctypes
@@ -37,7 +37,10 @@ _syncfs.restype = ctypes.c_int
 
 
 def renameat2(from_fd: int, source: bytes, to_fd: int, target: bytes, flags: int) -> None:
-    """Rename as renameat2(2) does. Raises Unsupported where NOREPLACE or EXCHANGE do not exist."""
+    """Rename, with flags of the system call.
+
+    Raises Unsupported where NOREPLACE or EXCHANGE do not exist, and OSError.
+    """
     if _renameat2(from_fd, source, to_fd, target, flags) != 0:
         code = ctypes.get_errno()
         if code in _LACKING:

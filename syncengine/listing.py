@@ -41,8 +41,10 @@ def encode_entries(entries: Iterable[Entry]) -> Iterator[bytes]:
 
 
 def decode_entries(frames: Iterable[bytes]) -> Iterator[Entry]:
-    """Unpack the frames of a peer, lazily; raises MalformedFrame for anything an honest scan
-    cannot have sent. The first entry must be the top."""
+    """Unpack the frames of a peer, lazily.
+
+    Raises MalformedFrame for anything that no honest scan sends. The first entry must be the top.
+    """
     decoder = msgspec.msgpack.Decoder(list[Entry])
     order = _Order()
     for frame in frames:

@@ -1,7 +1,7 @@
 """What a name and a path may be, and the one order that all listings share.
 
-Paths are bytes relative to the top of a tree, components joined by `/`. Everything that comes from a
-peer passes `check_name` or `check_path` before any system call sees it.
+Paths are bytes relative to the top of a tree, components joined by `/`. Everything that comes from
+a peer passes `check_name` or `check_path` before any system call sees it.
 """
 
 from syncengine.errors import MalformedFrame

@@ -1,9 +1,9 @@
 """Publish: the one place where staged things become visible, and in which order.
 
-A batch is made durable first (one syncfs, or an fsync for each of a few files). Then, slice by slice
-under the gate, each target is looked at again and what is staged takes its place by a rename: of
-something new without replacing, over something old by exchange, after which what was displaced is
-looked at. Then the directories are made durable. Only what went through all of this is reported.
+A batch is made durable first (one syncfs, or an fsync for each of a few files). Then, slice by
+slice under the gate, each target is looked at again and what is staged takes its place by a
+rename: of something new without replacing, over something old by exchange, after which what was
+displaced is looked at. Then the directories are made durable. Only what went through all of this is reported.
 `durability: fast` leaves out the flushes.
 """
 
@@ -66,14 +66,14 @@ class OpenGate:
         return contextlib.nullcontext()
 
 
-class _TargetChanged(Exception):  # noqa: N818 - a signal within this module
+class _TargetChanged(Exception):
     """The target is not what the plan saw."""
 
 
 @dataclass(slots=True)
 class _Outcome:
     files: int = 0
-    bytes: int = 0
+    size: int = 0
     updated: int = 0
     deleted: int = 0
     failed: list[Failed] = field(default_factory=list)
@@ -142,7 +142,7 @@ class Publisher:
             failed = Failed(b"", What.NOT_WRITTEN, f"cannot flush: {error.strerror}")
             return [*outcome.failed, failed]
         reach(Step.BEFORE_ACK)
-        published = Published(outcome.files, outcome.bytes, outcome.updated, outcome.deleted)
+        published = Published(outcome.files, outcome.size, outcome.updated, outcome.deleted)
         return [published, *outcome.failed]
 
     def _make_durable(self, operations: Sequence[Operation]) -> None:
@@ -222,7 +222,7 @@ class Publisher:
         outcome.touched.add(place.parent)
         if place.kind is Kind.FILE:
             outcome.files += 1
-            outcome.bytes += place.size
+            outcome.size += place.size
 
     def _replace(self, fd: int, place: Place) -> None:
         before = look(fd, place.name)
@@ -251,7 +251,7 @@ class Publisher:
         self._directories.reveal(reveal)
         outcome.touched.add(reveal.parent)
         outcome.files += reveal.files
-        outcome.bytes += reveal.bytes
+        outcome.size += reveal.bytes
 
     def _touch(self, touch: Touch, outcome: _Outcome) -> None:
         parent = self._directories.fd(touch.parent)

@@ -6,7 +6,7 @@ of records, sizes and digests. Staging and publishing are done elsewhere; this h
 
 import os
 import re
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from blake3 import blake3
 
@@ -21,6 +21,9 @@ from syncengine.publish import NO_SPACE, OpenGate, Publisher, PublishGate
 from syncengine.staging import PartFile, Staging
 from syncengine.trash import Trash
 from syncengine.tree import Tree
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["OpenGate", "PublishGate", "Receiver"]
 

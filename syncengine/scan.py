@@ -7,18 +7,21 @@ single directory and with the depth, not with the tree.
 import contextlib
 import os
 import stat
+import time
 from collections.abc import Iterable, Iterator
 
 from blake3 import blake3
 
 from syncengine.directories import OPEN_DIRECTORY, Directories
 from syncengine.errors import RootReadOnly
-from syncengine.model import RESERVED_NAME, TEMPORARY_PREFIX, Entry, Kind, Problem, What
-from syncengine.names import MAX_PATH, is_reserved
+from syncengine.model import TEMPORARY_PREFIX, Entry, Kind, Problem, What
+from syncengine.names import MAX_NAME, MAX_PATH, is_reserved, join
+from syncengine.operations import displaced_name
+from syncengine.trash import Trash
 from syncengine.tree import Tree, remove_tree
 
 OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
-"""Flags to read a file that may have become anything: never follow, never hang, never take a tty."""
+"""Flags to read a file that may have become anything: never follow, hang, or take a terminal."""
 
 _HELD_LEVELS = 64
 _READ_BYTES = 1 << 20
@@ -72,8 +75,8 @@ def scan(
 
     `digests` reads every file. Setuid and setgid bits of files are left out, and named as SKIPPED,
     unless `keep_setuid`; scan a target with `keep_setuid=True`, so that bits to be removed show.
-    `clean_temporaries` removes what a killed run left, for the one writer of a target. What cannot
-    be read is added to `problems` as UNREADABLE and makes the scan incomplete; what vanishes while
+    `clean_temporaries` removes what a killed run left, for the one writer of a target; an older
+    version that it had just displaced goes to the trash. What cannot be read is added to `problems` as UNREADABLE and makes the scan incomplete; what vanishes while
     it is looked at is simply not there.
     """
     if clean_temporaries and tree.read_only:
@@ -183,24 +186,10 @@ class _Scan:
         """List and stat one directory: the loop that decides the speed of every scan."""
         fd = level.fd
         prefix = level.path + b"/" if level.path else b""
-        longest = MAX_PATH - len(prefix)
-        children = level.children
-        temporaries: list[bytes] = []
-        lstat, encode = os.lstat, os.fsencode
-        try:
-            names = os.listdir(fd)  # noqa: PTH208 - by descriptor
-        except OSError as error:
-            self._problem(level.path, What.UNREADABLE, f"cannot list: {error.strerror}")
-            return
-        # The encoding of names is not always that of their bytes' order.
-        for name in sorted(map(encode, names), reverse=True):
-            if name.startswith(RESERVED_NAME) and is_reserved(name):
-                if name.startswith(TEMPORARY_PREFIX):
-                    temporaries.append(name)
-                continue
-            if len(name) > longest:
-                self._problem(level.path, What.UNREADABLE, f"the path of {name!r} is too long")
-                continue
+        keep_setuid = self.keep_setuid
+        add = level.children.append
+        lstat = os.lstat
+        for name in self._names(level):
             try:
                 status = lstat(name, dir_fd=fd)
             except FileNotFoundError:
@@ -208,28 +197,38 @@ class _Scan:
             except OSError as error:
                 self._problem(prefix + name, What.UNREADABLE, f"cannot stat: {error.strerror}")
                 continue
-            form = status.st_mode & 0o170000
-            if form == 0o100000:
-                mode = status.st_mode & 0o7777
-                if mode & _SETUID_SETGID and not self.keep_setuid:
-                    mode = self._without_setuid(prefix + name, mode)
-                children.append(
-                    Entry(
-                        prefix + name,
-                        _FILE,
-                        mode,
-                        status.st_mtime_ns,
-                        status.st_size,
-                        b"",
-                        fingerprint(status),
-                    )
-                )
-            else:
-                other = self._other(prefix + name, name, fd, status)
+            path = prefix + name
+            if status.st_mode & 0o170000 != 0o100000:
+                other = self._other(path, name, fd, status)
                 if other is not None:
-                    children.append(other)
+                    add(other)
+                continue
+            mode = status.st_mode & 0o7777
+            if mode & _SETUID_SETGID and not keep_setuid:
+                mode = self._without_setuid(path, mode)
+            seen = fingerprint(status)
+            add(Entry(path, _FILE, mode, status.st_mtime_ns, status.st_size, b"", seen))
+
+    def _names(self, level: _Level) -> list[bytes]:
+        """List one directory, last name first; deals with the reserved names on the way."""
+        try:
+            listed = os.listdir(level.fd)  # noqa: PTH208 - by descriptor
+        except OSError as error:
+            self._problem(level.path, What.UNREADABLE, f"cannot list: {error.strerror}")
+            return []
+        # Sorted as bytes: the order of decoded names is not the same everywhere.
+        names = sorted(map(os.fsencode, listed), reverse=True)
+        temporaries = [name for name in names if name.startswith(TEMPORARY_PREFIX)]
         if temporaries and self.clean:
-            self._clean(fd, temporaries)
+            self._clean(level, temporaries)
+        longest = MAX_PATH - len(level.path) - 1
+        if longest < MAX_NAME or (names and any(map(is_reserved, names))):
+            names = [name for name in names if not is_reserved(name)]
+            for name in names:
+                if len(name) > longest:
+                    self._problem(level.path, What.UNREADABLE, f"too long a path: {name!r}")
+            names = [name for name in names if len(name) <= longest]
+        return names
 
     def _other(self, path: bytes, name: bytes, fd: int, status: os.stat_result) -> Entry | None:
         """Make the entry of what is no regular file; None when it vanished."""
@@ -252,15 +251,23 @@ class _Scan:
         self._problem(path, What.SKIPPED, "setuid and setgid bits are left out")
         return mode & ~_SETUID_SETGID
 
-    def _clean(self, fd: int, names: list[bytes]) -> None:
-        before = os.fstat(fd)
-        for name in names:
-            # What cannot be removed now is met again by the next scan.
-            with contextlib.suppress(OSError):
-                remove_tree(fd, name)
+    def _clean(self, level: _Level, names: list[bytes]) -> None:
+        """Remove leavings. What cannot be removed now is met again by the next scan."""
+        before = os.fstat(level.fd)
+        day = time.strftime("%Y-%m-%d", time.gmtime())
+        with Trash(self.tree, day) as trash:
+            for name in names:
+                # CRASH: between an exchange and a look at what it displaced. That version may be
+                # one that no plan saw, so it is kept.
+                older = displaced_name(name)
+                with contextlib.suppress(OSError):
+                    if older is None:
+                        remove_tree(level.fd, name)
+                    else:
+                        trash.keep(level.fd, name, join(level.path, older))
         # Cleaning is no change of the tree: the directory keeps its time.
         with contextlib.suppress(OSError):
-            os.utime(fd, ns=(before.st_atime_ns, before.st_mtime_ns))
+            os.utime(level.fd, ns=(before.st_atime_ns, before.st_mtime_ns))
 
     def _digested(self, level: _Level, entry: Entry) -> Entry | None:
         """Read a file and give its entry with the digest; None when it vanished.

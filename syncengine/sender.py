@@ -54,7 +54,7 @@ class SendResult:
     """Paths whose target changed since it was scanned: plan them anew."""
 
 
-class _ChangedKind(Exception):  # noqa: N818 - a signal within this module
+class _ChangedKind(Exception):
     """What was a file is something else now."""
 
 
@@ -160,7 +160,7 @@ class Sender:
             self._result.problems.append(Problem(path, self._member, what, detail))
 
     def _name(self, path: bytes) -> bytes:
-        """Return the last component, after telling the receiver the directory when it is another."""
+        """Return the last component, having told the receiver the directory if it is another."""
         parent, _, name = path.rpartition(b"/")
         if parent != self._at:
             self._add(wire.Enter(parent), len(parent))
@@ -258,8 +258,7 @@ class Sender:
         self._add(record, len(name) + len(data))
 
     def _put_off(self, change: WriteFile, status: os.stat_result) -> None:
-        if not stat.S_ISREG(status.st_mode):
-            raise _ChangedKind
+        _check_regular(status)
         self._deferred.append(change)
 
     def _mode(self, change: WriteFile, status: os.stat_result) -> int:
@@ -277,8 +276,7 @@ class Sender:
             return
         try:
             before = os.fstat(fd)
-            if not stat.S_ISREG(before.st_mode):
-                raise _ChangedKind
+            _check_regular(before)
             left = before.st_size
             record = wire.OpenFile(self._name(path), change.seen, left)
             self._add(record, len(name))
@@ -388,3 +386,8 @@ class Sender:
                 problem = Problem(full.path, self._target_member, What.NO_SPACE, detail)
                 result.problems.append(problem)
             return result
+
+
+def _check_regular(status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise _ChangedKind

@@ -1,7 +1,7 @@
 """Stage: complete new content beside its place, where no reader looks for it.
 
-In a visible directory a file gets a temporary name. A new directory gets one as a whole, and what it
-holds is written under its final names: one rename will show it all.
+In a visible directory a file gets a temporary name. A new directory gets one as a whole, and what
+it holds is written under its final names: one rename will show it all.
 """
 
 import contextlib

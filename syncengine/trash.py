@@ -5,7 +5,7 @@ already. Days are UTC.
 """
 
 import contextlib
-import datetime
+import datetime as dt
 import errno
 import os
 import re
@@ -177,7 +177,7 @@ def expire_trash(tree: Tree, trash_s: int, now: float) -> list[str]:
 
 def _day_ends(name: bytes) -> float:
     try:
-        day = datetime.datetime.strptime(name.decode(), "%Y-%m-%d").replace(tzinfo=datetime.UTC)
+        day = dt.datetime.strptime(name.decode(), "%Y-%m-%d").replace(tzinfo=dt.UTC)
     except ValueError:
         return float("inf")  # somebody's own directory
     return day.timestamp() + _DAY_S
