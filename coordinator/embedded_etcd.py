@@ -17,10 +17,10 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .errors import EtcdNotHealthy
-from .etcd_binary import EtcdBinary, choose_etcd, path_etcds, wheel_etcd, wheel_etcdctl
-from .etcd_config import Endpoint, EtcdTls
-from .etcd_connection import Connection, RpcFailed
+from coordinator.errors import EtcdNotHealthy
+from coordinator.etcd_binary import EtcdBinary, choose_etcd, path_etcds, wheel_etcd, wheel_etcdctl
+from coordinator.etcd_config import Endpoint, EtcdTls
+from coordinator.etcd_connection import Connection, RpcFailed
 
 __all__ = [
     "ClusterOptions",

@@ -7,7 +7,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import NoEtcdBinary
+from coordinator.errors import NoEtcdBinary
 
 _VERSION = re.compile(r"etcd Version: (\d+)\.(\d+)\.(\d+)")
 _ASK_S = 10.0

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from .errors import BadConfig
+from coordinator.errors import BadConfig
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from .errors import (
+from coordinator.errors import (
     LeaseNotFound,
     StoreDenied,
     StoreError,
@@ -20,8 +20,8 @@ from .errors import (
     StoreRejected,
     StoreUnavailable,
 )
-from .etcd_config import Endpoint, EtcdTls
-from .etcd_messages import RANGE, Method
+from coordinator.etcd_config import Endpoint, EtcdTls
+from coordinator.etcd_messages import RANGE, Method
 
 _OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.use_local_subchannel_pool", 1),  # a new channel is a new connection
@@ -58,7 +58,7 @@ class Verdict(Enum):
     """Raise what `RpcFailed.error` makes of it."""
 
 
-class RpcFailed(Exception):  # noqa: N818  it never leaves this package
+class RpcFailed(Exception):
     """A call that failed at one member."""
 
     def __init__(
@@ -80,7 +80,7 @@ _Code = grpc.StatusCode
 _NEVER_SENT = ("failed to connect", "etcdserver: no leader", "name resolution", "dns resolution")
 
 
-def _judge(code: Any, details: str) -> RpcFailed:  # noqa: PLR0911  a table reads best flat
+def _judge(code: Any, details: str) -> RpcFailed:
     """Tell what a status means; `code` is a grpc.StatusCode."""
     said = f"{code.name}: {details}"[:400]
 

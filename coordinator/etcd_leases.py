@@ -9,10 +9,10 @@ import contextlib
 from collections import deque
 from dataclasses import dataclass
 
-from .errors import StoreDenied
-from .etcd_connection import RpcFailed, Stream, Verdict, silence
-from .etcd_messages import LEASE_KEEP_ALIVE
-from .etcd_transport import Transport
+from coordinator.errors import StoreDenied
+from coordinator.etcd_connection import RpcFailed, Stream, Verdict, silence
+from coordinator.etcd_messages import LEASE_KEEP_ALIVE
+from coordinator.etcd_transport import Transport
 
 _PAUSE_S = 0.05
 

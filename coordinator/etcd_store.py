@@ -5,13 +5,11 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
-from wire.clock import BootClock, Clock
-
-from .errors import LeaseNotFound, StoreRejected
-from .etcd_config import EtcdConfig, EtcdTls
-from .etcd_connection import RpcFailed, Verdict
-from .etcd_leases import LeaseRenewer
-from .etcd_messages import (
+from coordinator.errors import LeaseNotFound, StoreRejected
+from coordinator.etcd_config import EtcdConfig, EtcdTls
+from coordinator.etcd_connection import RpcFailed, Verdict
+from coordinator.etcd_leases import LeaseRenewer
+from coordinator.etcd_messages import (
     COMPACT,
     DELETE_RANGE,
     LEASE_GRANT,
@@ -23,9 +21,9 @@ from .etcd_messages import (
     TXN,
     rpc,
 )
-from .etcd_transport import Transport
-from .etcd_watch import Watch, key_value, prefix_end
-from .store import (
+from coordinator.etcd_transport import Transport
+from coordinator.etcd_watch import Watch, key_value, prefix_end
+from coordinator.store import (
     Changes,
     Compare,
     Delete,
@@ -38,6 +36,7 @@ from .store import (
     Snapshot,
     TxnResult,
 )
+from wire.clock import BootClock, Clock
 
 __all__ = ["EtcdConfig", "EtcdStore", "EtcdTls"]
 

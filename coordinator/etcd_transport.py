@@ -9,10 +9,10 @@ import asyncio
 import contextlib
 from typing import Any
 
-from .errors import StoreDenied, StoreUnavailable
-from .etcd_config import EtcdConfig, Endpoint
-from .etcd_connection import Connection, RpcFailed, Verdict
-from .etcd_messages import AUTHENTICATE, Method
+from coordinator.errors import StoreDenied, StoreUnavailable
+from coordinator.etcd_config import Endpoint, EtcdConfig
+from coordinator.etcd_connection import Connection, RpcFailed, Verdict
+from coordinator.etcd_messages import AUTHENTICATE, Method
 
 _PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 0.25

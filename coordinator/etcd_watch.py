@@ -10,11 +10,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from .errors import StoreDenied, StoreError, StoreUnavailable
-from .etcd_connection import Connection, RpcFailed, Stream, Verdict, silence
-from .etcd_messages import RANGE, WATCH, kv, rpc
-from .etcd_transport import Transport
-from .store import Changed, Changes, Deleted, KeyValue, Snapshot
+from coordinator.errors import StoreDenied, StoreError, StoreUnavailable
+from coordinator.etcd_connection import Connection, RpcFailed, Stream, Verdict, silence
+from coordinator.etcd_messages import RANGE, WATCH, kv, rpc
+from coordinator.etcd_transport import Transport
+from coordinator.store import Changed, Changes, Deleted, KeyValue, Snapshot
 
 _HEARTBEAT_S = 0.5
 _PAUSE_S = 0.05

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from .errors import BadKey
+from coordinator.errors import BadKey
 
 DEFAULT_PREFIX = "/baton/v1/"
 
