@@ -60,3 +60,18 @@ def header_from_bytes(raw: bytes) -> ListHeader:
         raise ProtocolError("the first message of a listing must be a ListHeader") from None
     holds = tuple(hold_from_wire(hold) for hold in message.holds)
     return ListHeader(holds, message.entries_before, message.free_bytes)
+
+
+def end_of_push(entries: int) -> bytes:
+    """Return the message that ends a push: how many entries the target should have now.
+
+    Its first byte is 0, which no frame begins with.
+    """
+    return b"\0" + entries.to_bytes(8, "big")
+
+
+def read_end_of_push(message: bytes) -> int | None:
+    """Return the number in the message that ends a push; None for a frame."""
+    if message[:1] != b"\0":
+        return None
+    return int.from_bytes(message[1:9], "big")

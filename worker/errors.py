@@ -4,7 +4,7 @@ WorkerError
 ├── StartRefused      the process cannot begin: a root, the state directory or a port is taken
 ├── OrderRefused      an order of an owner; nothing of it is done, and it is counted
 └── PeerRefused       a call of another worker that no session of ours grants
-    └── PeerTooEarly  its token is newer than ours: our own order is still on its way
+    └── PeerNotNow    its token is not ours: one of us has yet to hear of a takeover
 """
 
 from wire.orders import RefusalReason
@@ -33,5 +33,5 @@ class PeerRefused(WorkerError):
     """Another worker's call has no ground in a session of this worker."""
 
 
-class PeerTooEarly(PeerRefused):
-    """The caller already has a newer token than this worker: worth another try."""
+class PeerNotNow(PeerRefused):
+    """The caller's token is not this worker's: worth another try while a takeover goes round."""

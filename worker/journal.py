@@ -13,8 +13,8 @@ from pathlib import Path
 import msgspec
 
 from syncengine.marker import KnownRoot
-from worker.errors import StartRefused
 from wire.token import Token
+from worker.errors import StartRefused
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS tokens (

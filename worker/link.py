@@ -26,7 +26,7 @@ ECHO_LIMIT = 4096
 """Messages that one throughput test may send."""
 
 
-class Link:
+class CoordinatorLink:
     """The way back to one coordinator. Reports wait here while the network is slow."""
 
     def __init__(self, coordinator: str) -> None:
@@ -58,7 +58,7 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
     ) -> None:
         """Carry out orders until the coordinator hangs up."""
         name = await self._coordinator(context)
-        link = Link(name)
+        link = CoordinatorLink(name)
         log.info("link_opened", coordinator=name)
         speaker = asyncio.create_task(self._speak(link, context))
         pulser = asyncio.create_task(self._pulse(link))
@@ -75,7 +75,7 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
             self._sessions.link_gone(link)
             log.info("link_closed", coordinator=name)
 
-    async def Describe(  # type: ignore[override]  # noqa: N802 - the name on the wire
+    async def Describe(  # noqa: N802 - the name on the wire
         self,
         request: worker_pb2.DescribeRequest,  # noqa: ARG002 - it has no fields
         context: grpc.aio.ServicerContext[worker_pb2.DescribeRequest, worker_pb2.DescribeResponse],
@@ -108,14 +108,16 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
             )
         return peer.name
 
-    async def _speak(self, link: Link, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+    async def _speak(
+        self, link: CoordinatorLink, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> None:
         while True:
             report = await link.reports.get()
             if isinstance(report, Pulse):
                 report = self._now()  # the stamp must be the moment of sending
             await context.write(report_to_wire(report))
 
-    async def _pulse(self, link: Link) -> None:
+    async def _pulse(self, link: CoordinatorLink) -> None:
         while True:
             link.send(self._now())
             await self._clock.sleep(PULSE_S)
@@ -150,7 +152,7 @@ class Describe:
 def add_to_server(service: WorkerService, server: grpc.aio.Server) -> None:
     """Register the service, the raw echo included."""
     worker_pb2_grpc.add_WorkerServicer_to_server(service, server)
-    echo = grpc.stream_stream_rpc_method_handler(service.echo)
+    echo: grpc.RpcMethodHandler[bytes, bytes] = grpc.stream_stream_rpc_method_handler(service.echo)
     server.add_generic_rpc_handlers(
         (grpc.method_handlers_generic_handler("baton.v1.Worker", {"Echo": echo}),)
     )

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import structlog
 
-from worker.errors import StartRefused
 from wire.orders import RootDescription
+from worker.errors import StartRefused
 
 log = structlog.get_logger()
 

@@ -100,7 +100,7 @@ StartsRun = Callable[[Session, StartRun], Run]
 class Sessions:
     """All sessions of one worker. Belongs to the event loop; disk goes to threads."""
 
-    def __init__(  # noqa: PLR0913 - what a session stands on, all of it
+    def __init__(
         self,
         *,
         worker: str,
