@@ -257,7 +257,6 @@ class Election:
                     }
                     self._claiming.update(batch)
                     tasks.create_task(self._claim(batch, session), name="election-claim")
-            now = self._clock.now()
             later = [planned.due - now for planned in self._planned.values() if planned.due > now]
             try:
                 async with asyncio.timeout(min(later) if later else None):
