@@ -1,9 +1,9 @@
 """Publish: the one place where staged things become visible, and in which order.
 
 A batch is made durable first (one syncfs, or an fsync for each of a few files). Then, slice by
-slice under the gate, each target is looked at again and what is staged takes its place by a
-rename: of something new without replacing, over something old by exchange, after which what was
-displaced is looked at. Then the directories are made durable. Only what went through all of this is reported.
+slice under the gate, each target is looked at again and what is staged takes its place by a rename:
+of something new without replacing, over something old by exchange, after which what was displaced
+is looked at. Then the directories are made durable. Only what went through all of this is reported.
 `durability: fast` leaves out the flushes.
 """
 
@@ -146,6 +146,8 @@ class Publisher:
         return [published, *outcome.failed]
 
     def _make_durable(self, operations: Sequence[Operation]) -> None:
+        if any(isinstance(o, Drop) for o in operations):
+            reach(Step.BEFORE_DELETE_BATCH)
         staged = [o for o in operations if isinstance(o, Place | Reveal)]
         if not staged or not self._strict:
             return

@@ -12,7 +12,7 @@ from blake3 import blake3
 
 from syncengine import frames as wire
 from syncengine.directories import Held
-from syncengine.errors import DeleteLimitExceeded, EngineError, MalformedFrame, RootReadOnly
+from syncengine.errors import DeleteLimitExceeded, MalformedFrame, RootReadOnly
 from syncengine.model import Kind, MirrorOptions, What
 from syncengine.names import check_name, check_path, join
 from syncengine.operations import Drop, Operation, Settle, Temporaries, Touch
@@ -122,7 +122,7 @@ class Receiver:
                 actions[type(record)](record)
                 if self._batch_files >= BATCH_FILES or self._batch_bytes >= BATCH_BYTES:
                     self._commit()
-        except EngineError:
+        except BaseException:
             self.abort()
             raise
         return self._take_replies()

@@ -76,8 +76,8 @@ def scan(
     `digests` reads every file. Setuid and setgid bits of files are left out, and named as SKIPPED,
     unless `keep_setuid`; scan a target with `keep_setuid=True`, so that bits to be removed show.
     `clean_temporaries` removes what a killed run left, for the one writer of a target; an older
-    version that it had just displaced goes to the trash. What cannot be read is added to `problems` as UNREADABLE and makes the scan incomplete; what vanishes while
-    it is looked at is simply not there.
+    version that it had just displaced goes to the trash. What cannot be read is added to `problems`
+    as UNREADABLE and makes the scan incomplete; what vanishes while it is looked at is not there.
     """
     if clean_temporaries and tree.read_only:
         raise RootReadOnly("a tree that is opened to be read cannot be cleaned")

@@ -5,7 +5,10 @@ from pathlib import Path
 import pytest
 
 from syncengine import failpoints
-from tests.engine.trees import Pair
+
+pytest.register_assert_rewrite("tests.engine.trees")
+
+from tests.engine.trees import Pair  # noqa: E402 - after its asserts have been made to speak
 
 
 @pytest.fixture

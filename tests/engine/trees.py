@@ -25,7 +25,7 @@ Spec = dict[str, bytes | str | None]
 """Path -> content of a file, target of a symlink (str), or None for a directory."""
 
 
-def grow(root: Path, spec: Spec) -> None:
+def grow(root: Path, spec: Spec, when: int = T0) -> None:
     """Make what the spec says, with times that do not depend on the moment."""
     root.mkdir(exist_ok=True, parents=True)
     for name, what in sorted(spec.items()):
@@ -35,12 +35,12 @@ def grow(root: Path, spec: Spec) -> None:
             path.mkdir(exist_ok=True)
         elif isinstance(what, str):
             path.symlink_to(what)
-            os.utime(path, ns=(T0, T0), follow_symlinks=False)
+            os.utime(path, ns=(when, when), follow_symlinks=False)
         else:
             path.write_bytes(what)
-            os.utime(path, ns=(T0, T0))
+            os.utime(path, ns=(when, when))
     for folder, _, _ in os.walk(root, topdown=False):
-        os.utime(folder, ns=(T0, T0))
+        os.utime(folder, ns=(when, when))
 
 
 def picture(root: Path) -> dict[bytes, tuple[object, ...]]:
@@ -72,7 +72,7 @@ def temporaries(root: Path) -> list[str]:
         os.path.join(folder, name)
         for folder, folders, files in os.walk(root)
         for name in [*folders, *files]
-        if name.startswith(".baton~")
+        if name.startswith(".baton~") and not folder.endswith("/.baton")
     ]
 
 
