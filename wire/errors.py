@@ -8,6 +8,7 @@ WireError                 every sentence says what was found and what to do abou
 ├── InsecureRefused       no certificates, and an address that others can reach
 ├── BindFailed            a server could not listen
 │   └── AddressInUse
+├── StateInUse            a state directory that another process has, or that cannot be used
 ├── PeerRefused           the caller of a method is nobody that may call it
 └── ProtocolError         a message that makes no sense
 """
@@ -51,3 +52,7 @@ class PeerRefused(WireError):
 
 class ProtocolError(WireError):
     """A message of a known service makes no sense."""
+
+
+class StateInUse(WireError):
+    """A process cannot have its state directory for itself."""

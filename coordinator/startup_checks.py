@@ -1,0 +1,39 @@
+"""What a coordinator makes sure of beside its work when it starts: that etcd does what all relies on."""
+
+import asyncio
+
+import structlog
+
+from coordinator.errors import StoreError
+from coordinator.keys import Keys
+from coordinator.store import Store
+
+log = structlog.get_logger()
+
+_TTL_S = 2
+_GONE_AFTER_S = 6.0
+
+
+async def check_store(store: Store, keys: Keys) -> None:
+    """See a key written and a lease of 2 s expire; what is wrong is logged as an error.
+
+    Takes up to 8 s and harms nobody: its one key is bound to the lease that ends.
+    """
+    try:
+        lease = await store.grant(_TTL_S)
+        key = f"{keys.prefix}checks/{lease.lease_id:x}"
+        await store.put(key, b"expires by itself", lease=lease.lease_id)
+        async with asyncio.timeout(lease.ttl_s + _GONE_AFTER_S):
+            while await store.get(key) is not None:
+                await asyncio.sleep(0.2)
+    except TimeoutError:
+        log.error(
+            "leases_do_not_expire",
+            then="a dead coordinator's jobs would never be taken over: check etcd's health",
+        )
+    except StoreError as error:
+        log.error(
+            "etcd_check_failed",
+            why=str(error),
+            then=f"this user must be able to write under {keys.prefix}",
+        )

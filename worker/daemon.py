@@ -1,0 +1,105 @@
+"""The worker process: puts its parts together, says when it is ready, and stops in order."""
+
+import asyncio
+import secrets
+
+import structlog
+
+from wire.address import parse_address
+from wire.channel import bind, make_server
+from wire.clock import BootClock
+from wire.orders import StartRun, WorkerDescription
+from wire.process import (
+    configure_logs,
+    locked_state,
+    notify_service_manager,
+    stop_signals,
+    version,
+)
+from worker.config import WorkerConfig
+from worker.journal import Journal
+from worker.link import Describe, WorkerService, add_to_server
+from worker.member_tree import MemberTrees
+from worker.mirror import MirrorRun
+from worker.peers import PeerService
+from worker.roots import Roots
+from worker.sessions import Session, Sessions
+
+log = structlog.get_logger()
+
+STOP_S = 5.0
+"""How long calls in flight may take to end when the worker stops."""
+
+
+async def run(config: WorkerConfig) -> None:
+    """Serve until SIGTERM or SIGINT; raises WireError and WorkerError when it cannot begin."""
+    configure_logs(role="worker", name=config.name)
+    with locked_state(config.state), stop_signals() as stop:
+        roots = await asyncio.to_thread(Roots, config.roots)
+        journal = await asyncio.to_thread(Journal, config.state / "journal.db")
+        try:
+            await _serve(config, roots, journal, stop)
+        finally:
+            await asyncio.to_thread(journal.close)
+            roots.close()
+
+
+async def _serve(config: WorkerConfig, roots: Roots, journal: Journal, stop: asyncio.Event) -> None:
+    clock = BootClock()
+    trees = MemberTrees(roots, journal)
+
+    def starts_run(session: Session, order: StartRun) -> MirrorRun:
+        return MirrorRun(
+            session.assignment,
+            order,
+            trees=trees,
+            credentials=config.credentials,
+            clock=clock,
+            report=session.report,
+        )
+
+    sessions = Sessions(
+        worker=config.name,
+        roots=roots,
+        journal=journal,
+        clock=clock,
+        accepted_clusters=config.accepted_clusters,
+        starts_run=starts_run,
+    )
+    peers = PeerService(sessions, trees, config.credentials)
+    facts = WorkerDescription(
+        name=config.name,
+        identity=str(config.credentials.identity),
+        instance=secrets.token_hex(8),
+        version=version(),
+        group=config.group or "",
+        roots=(),
+        orders_refused=0,
+    )
+    server = make_server()
+    service = WorkerService(sessions, config.credentials, clock, Describe(facts, sessions))
+    add_to_server(service, server)
+    peers.add_to_server(server)
+    port = await asyncio.to_thread(bind, server, config.listen, config.credentials)
+    await server.start()
+    reaping = asyncio.create_task(sessions.reap())
+    listens = f"{parse_address(config.listen).host}:{port}"
+    log.info(
+        "ready",
+        role="worker",
+        name=config.name,
+        listen=listens,
+        roots=[root.name for root in config.roots],
+        identity=facts.identity,
+    )
+    notify_service_manager("READY=1")
+    try:
+        await stop.wait()
+    finally:
+        log.info("stopping")
+        notify_service_manager("STOPPING=1")
+        reaping.cancel()
+        await peers.close()
+        await sessions.close()
+        await server.stop(STOP_S)
+        log.info("stopped")
