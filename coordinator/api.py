@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import grpc
 import grpc.aio
@@ -34,6 +34,9 @@ from wire.channel import Credentials, open_channel
 from wire.identity import Identity, Role
 from wire.orders import Outcome, PlannedChange, RunEnded
 
+if TYPE_CHECKING:  # the typed form of the stub exists for type checkers only
+    from baton.v1.coordinator_pb2_grpc import CoordinatorAsyncStub as Stub
+
 log = structlog.get_logger()
 
 OWNER_WAIT_S = 8.0
@@ -44,7 +47,6 @@ _LOOK_S = 0.1
 _FOLLOW_S = 0.25
 
 T = TypeVar("T")
-Stub = coordinator_pb2_grpc.CoordinatorAsyncStub
 
 _CODES: tuple[tuple[type[Exception], grpc.StatusCode], ...] = (
     (NotFound, grpc.StatusCode.NOT_FOUND),
@@ -212,7 +214,7 @@ class Api:
         async def here(owner: JobOwner) -> pb.RunJobResponse:
             return pb.RunJobResponse(job=request.name, run=await owner.request_run())
 
-        async def there(stub: Stub) -> pb.RunJobResponse:
+        async def there(stub: "Stub") -> pb.RunJobResponse:
             passed_on = pb.RunJobRequest(name=request.name, forwarded=True)
             return await stub.RunJob(passed_on, timeout=FORWARD_S)
 
@@ -226,7 +228,7 @@ class Api:
             record = await owner.approve(instant)
             return convert.run_to_wire(present.run_view(request.job, instant, record))
 
-        async def there(stub: Stub) -> pb.Run:
+        async def there(stub: "Stub") -> pb.Run:
             passed_on = pb.ApproveRunRequest(job=request.job, run=request.run, forwarded=True)
             return await stub.ApproveRun(passed_on, timeout=FORWARD_S)
 
@@ -241,7 +243,7 @@ class Api:
             record = await owner.cancel(instant)
             return convert.run_to_wire(present.run_view(request.job, instant, record))
 
-        async def there(stub: Stub) -> pb.Run:
+        async def there(stub: "Stub") -> pb.Run:
             passed_on = pb.CancelRunRequest(job=request.job, run=request.run, forwarded=True)
             return await stub.CancelRun(passed_on, timeout=FORWARD_S)
 
@@ -367,7 +369,7 @@ class Api:
         job: str,
         forwarded: bool,  # noqa: FBT001 - as the message says it
         here: Callable[[JobOwner], Awaitable[T]],
-        there: Callable[[Stub], Awaitable[T]],
+        there: Callable[["Stub"], Awaitable[T]],
     ) -> T:
         """Do something where the job is owned."""
         await self._job(job)
