@@ -196,7 +196,8 @@ class Publisher:
                     self._drop(operation, outcome)
                 case Settle():
                     self._settle(operation, outcome)
-        except _TargetChanged as changed:
+        except (_TargetChanged, FileExistsError, *_GONE) as changed:
+            # Somebody put, took or swapped something here since the plan, or just now.
             path = path_of(operation)
             outcome.failed.append(Failed(path, What.TARGET_CHANGED, str(changed)))
             self.discard(operation)
