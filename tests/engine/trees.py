@@ -34,6 +34,7 @@ def grow(root: Path, spec: Spec, when: int = T0) -> None:
         if what is None:
             path.mkdir(exist_ok=True)
         elif isinstance(what, str):
+            path.unlink(missing_ok=True)
             path.symlink_to(what)
             os.utime(path, ns=(when, when), follow_symlinks=False)
         else:
