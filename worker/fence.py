@@ -11,11 +11,15 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import structlog
+
 from syncengine.errors import Fenced
 from wire.clock import Clock
 from wire.orders import RefusalReason
 from wire.token import Token
 from worker.errors import OrderRefused
+
+log = structlog.get_logger()
 
 PARK_LIMIT_S = 600.0
 """How long a push without a valid owner keeps what it staged before it gives up."""
@@ -101,6 +105,7 @@ class Gate:
         self._fence = fence
         self._badge = badge
         self._closed = False
+        self._published_under: Token | None = None
 
     @property
     def badge(self) -> Token:
@@ -133,6 +138,9 @@ class Gate:
                     f"job {self._fence.job}: token {self._badge} may publish no more; "
                     f"the highest accepted is {self._fence.highest}"
                 )
+            if self._badge != self._published_under:
+                self._published_under = self._badge
+                log.info("publishes_under", job=self._fence.job, token=str(self._badge))
             yield
 
     def _is_decided(self) -> bool:
