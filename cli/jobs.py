@@ -169,9 +169,8 @@ async def preview(call: Call, name: Name) -> Exit:
     async for part in (preview_from_wire(answer) async for answer in answers):
         errors += part.errors
         holds += part.holds
-        if call.wants_json:
-            changes += part.changes
-        else:
+        changes += part.changes
+        if not call.wants_json:
             _print_changes(part.changes)
         if part.ended:
             break
@@ -268,6 +267,8 @@ def _print_changes(changes: tuple[ChangeView, ...]) -> None:
 
 
 def _print_preview_end(preview: PreviewView) -> None:
+    if not (preview.changes or preview.errors or preview.holds):
+        say("nothing would change")
     for error in preview.errors:
         print_line(f"error: {error.member} {error.path}: {error.what}: {error.detail}")
     for hold in preview.holds:

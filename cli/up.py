@@ -2,7 +2,7 @@
 
 An embedded etcd, one coordinator and one worker named `local`, each a process of its own, over
 the loopback. Their configuration and data are in one directory: the same directory gives the same
-cluster again. Ctrl-C stops all of it, the worker first and etcd last.
+cluster again. Ctrl-C stops all of it: the coordinator hands over, then the worker, then etcd.
 """
 
 import asyncio
@@ -192,8 +192,8 @@ async def _up(plan: _Plan) -> Exit:
     async with start_etcd(etcd_data) as etcd:
         plan.write(etcd.endpoints)
         async with (
-            _process("coordinator", plan.coordinator_file, plan.data) as coordinator,
             _process("worker", plan.worker_file, plan.data) as worker,
+            _process("coordinator", plan.coordinator_file, plan.data) as coordinator,
         ):
             ends = [asyncio.create_task(one.wait()) for one in (coordinator, worker)]
             stopped = asyncio.create_task(stop.wait())
