@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -113,13 +114,12 @@ async def test_one_command_is_a_cluster_that_survives_a_restart(
 
 @pytest.mark.timeout(90)
 async def test_a_process_that_ends_ends_all_and_says_why(home: Path, tmp_path: Path) -> None:
-    taken = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
-    port = taken.sockets[0].getsockname()[1]
-    ports = [*free_ports(2), port]
-    async with taken, up(home, ports, "--data", str(tmp_path / "data")) as running:
-        await running.until("another process listens there already")
-        assert "the worker ended with status 1" in running.said
-        assert await asyncio.wait_for(running.process.wait(), START_S) == 1
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        ports = [*free_ports(2), taken.getsockname()[1]]
+        async with up(home, ports, "--data", str(tmp_path / "data")) as running:
+            await running.until("another process listens there already")
+            assert "the worker ended with status 1" in running.said
+            assert await asyncio.wait_for(running.process.wait(), START_S) == 1
 
 
 async def test_wrong_options_are_refused_before_anything_starts(baton: Any, tmp_path: Path) -> None:
