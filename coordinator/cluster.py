@@ -6,7 +6,6 @@ Any coordinator can do this: everything is a transaction on etcd that compares w
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 
 from coordinator.conflicts import conflicts
 from coordinator.errors import CoordinatorError

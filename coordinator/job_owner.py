@@ -18,6 +18,7 @@ from coordinator.job import Overlap
 from coordinator.keys import instant_text
 from coordinator.ledger import Ledger, NotOwner, RunExists
 from coordinator.links import WorkerLinks
+from coordinator.ownership import Ownership
 from coordinator.records import (
     AttemptRecord,
     CountsRecord,
@@ -26,7 +27,6 @@ from coordinator.records import (
     RunRecord,
     StateRecord,
 )
-from coordinator.ownership import Ownership
 from coordinator.run_driver import RunDriver, RunOrder, Watchers
 from coordinator.schedule import next_due, what_is_due
 from wire.clock import Clock
@@ -126,6 +126,11 @@ class JobOwner:
         if self.held is None or self.held[0] != instant:
             raise RequestRefused(
                 f"run {instant_text(instant)} of job {self.name} does not wait for an approval"
+            )
+        if not self.held[1].plan:
+            raise RequestRefused(
+                f"run {instant_text(instant)} of job {self.name} has no plan to approve: "
+                f"{self.held[1].reason}; mend that, then run the job again"
             )
         record = msgspec.structs.replace(self.held[1], approved=self.held[1].plan)
         await self.ledger.write(self.ownership, self.state, [(instant, record)])

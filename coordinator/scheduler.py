@@ -130,7 +130,7 @@ class Scheduler:
             while True:
                 try:
                     await owner.own()
-                except Exception:  # noqa: BLE001 - a daemon root: one job must not end the others
+                except Exception:
                     log.exception("job_failed", again_in_s=AGAIN_S)
                     await self.clock.sleep(AGAIN_S)
                 else:

@@ -72,7 +72,7 @@ class _Guard:
             caller = await self._caller(context)
             try:
                 return await function(request, caller)
-            except Exception as error:  # noqa: BLE001 - told by its code, or raised again
+            except Exception as error:
                 await self._tell(error, context)
                 raise
 
@@ -86,7 +86,7 @@ class _Guard:
             try:
                 async for answer in function(request, caller):
                     yield answer
-            except Exception as error:  # noqa: BLE001 - told by its code, or raised again
+            except Exception as error:
                 await self._tell(error, context)
                 raise
 
