@@ -73,7 +73,7 @@ _SERVER: _Options = (
     *_KEEPALIVE,
     *_MESSAGES,
     ("grpc.so_reuseport", 0),  # else a second process on the port gets half of the connections
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 1_000),  # twice as often as clients ping
+    ("grpc.http2.min_ping_interval_without_data_ms", 1_000),  # twice as often as clients ping
     ("grpc.server_handshake_timeout_ms", 5_000),
     ("grpc.max_concurrent_streams", 1_024),
 )
