@@ -155,11 +155,17 @@ class Member:
 class LocalCluster:
     """The members below one directory. A context manager: leaving it stops them all."""
 
-    def __init__(self, directory: Path, etcd: Sequence[str], *, cluster: str = "local") -> None:
-        """Use this directory; the same one gives the same certificates and states again."""
+    def __init__(
+        self, directory: Path, etcd: Sequence[str], *, cluster: str = "local", prefix: str = ""
+    ) -> None:
+        """Use this directory; the same one gives the same certificates and states again.
+
+        A `prefix` of its own keeps it apart from other clusters on the same etcd.
+        """
         self.directory = directory
         self.members: dict[str, Member] = {}
         self._etcd = ",".join(etcd)
+        self._prefix = ["--prefix", prefix] if prefix else []
         self._ca = directory / "ca"
         if not (self._ca / "ca.pem").exists():
             init_ca(self._ca, cluster)
@@ -186,6 +192,7 @@ class LocalCluster:
         """Prepare a coordinator; start it by its `start`."""
         listen = listen or quiet_address()
         arguments = ["--name", name, "--etcd", self._etcd, "--listen", listen, "--http", http]
+        arguments += self._prefix
         return self._add("coordinator", Role.COORDINATOR, name, arguments)
 
     def add_worker(self, name: str, roots: Sequence[str], *, listen: str = f"{HOST}:0") -> Member:
