@@ -1,0 +1,133 @@
+"""What was measured, as a table for a terminal and as docs/benchmarks.md."""
+
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from benchmarks.measure import Comparison, Series
+
+_HOW = """\
+## How it is measured
+
+- Real processes on one machine: an etcd, one coordinator and two workers of Baton; an rsync daemon and
+  its client. Everything crosses the loopback. Baton's is encrypted and authenticated on both sides
+  (mutual TLS); rsync's daemon protocol is neither.
+- Baton's time is what a user waits: from the order through a coordinator's API until the outcome is in
+  the ledger and has been told. *By its own record* is the span between `started` and `ended` of that
+  run. A rival's time is that of its command, from start to exit.
+- In every round each side copies once, one after the other, to a target that does not exist. The table
+  has the median over the rounds, and the best and the worst. The ratio is the rival's time by Baton's,
+  the median over the rounds: above 1 Baton is faster. Single times move with the machine; ratios of
+  neighbours in time much less.
+- After each copy the numbers of files and bytes at the target are compared with the source's. Baton
+  checks the BLAKE3 digest of every file besides, on arrival; rsync checks its own.
+- CPU is user and system time of all processes of a side, etcd left out.
+- *In memory* is a tmpfs and `durability: fast`: what the engine itself costs. *On a disk, durable* is
+  `durability: strict` against `--fsync`; before every copy the disk is synced and rests for three
+  seconds, since virtual disks often have a budget of fast writes. `cp` is followed by `sync -f` there.
+- `cp -a` is no rival but a scale: one process, no network, no digest, no fencing, no second look.
+"""
+
+
+def machine(memory: Path, disk: Path) -> list[str]:
+    """Return what the figures depend on, a fact a line. Blocks on small commands."""
+    facts = [
+        f"{_cpu_model()}, {os.cpu_count()} cores, {_memory_gib():.0f} GiB of memory",
+        f"Linux {platform.release()}; {memory}: {_file_system(memory)}; disk: {_file_system(disk)}",
+        f"Python {platform.python_version()}, "
+        + ", ".join(f"{name} {version(name)}" for name in ("grpcio", "blake3", "msgspec")),
+    ]
+    rsync = shutil.which("rsync")
+    if rsync is not None:
+        facts.append(_first_line([rsync, "--version"]))
+    return facts
+
+
+def as_text(comparisons: Sequence[Comparison]) -> str:
+    """Return the tables for a terminal."""
+    lines = []
+    for comparison in comparisons:
+        lines.append(f"{comparison.case.name}: {comparison.case.tree}")
+        for series in comparison.series:
+            best, worst = series.spread_s
+            is_ours = series is comparison.series[0]
+            ratio = "" if is_ours else f"  {comparison.ratio(series):5.2f} x"
+            lines.append(
+                f"  {series.side.name:6} {series.wall_s:8.3f} s ({best:.3f} to {worst:.3f}),"
+                f" CPU {series.cpu_s:6.2f} s{ratio}"
+            )
+    return "\n".join(lines)
+
+
+def as_markdown(comparisons: Sequence[Comparison], facts: Sequence[str], command: str) -> str:
+    """Return the document."""
+    day = datetime.now(UTC).strftime("%Y-%m-%d")
+    parts = [
+        "# Benchmarks\n",
+        f"Written by `{command}` on {day}. Run `make bench` on your own: the ratios count.\n",
+        *(f"- {fact}" for fact in facts),
+        "\n## Results\n",
+        "| case | side | median | best to worst | by its own record | CPU | by Baton's |",
+        "|---|---|---|---|---|---|---|",
+        *(_row(comparison, one) for comparison in comparisons for one in comparison.series),
+        "",
+    ]
+    for comparison in comparisons:
+        case = comparison.case
+        where = "on a disk, `strict`" if case.on_disk else "on tmpfs, `fast`"
+        parts.append(
+            f"- **{case.name}**: {case.title}: {case.tree}; {where}; {case.rounds} rounds."
+        )
+        parts += [f"  - {one.side.name}: `{one.side.says}`" for one in comparison.series[1:]]
+        parts += [f"  - not run: {why}" for why in comparison.left_out]
+    parts += ["", _HOW]
+    notes = Path(__file__).with_name("notes.md")
+    if notes.exists():
+        parts.append(notes.read_text(encoding="utf-8"))
+    return "\n".join(parts)
+
+
+def _row(comparison: Comparison, series: Series) -> str:
+    best, worst = series.spread_s
+    own = "" if series.own_s is None else f"{series.own_s:.2f} s"
+    is_ours = series is comparison.series[0]
+    ratio = "1" if is_ours else f"**{comparison.ratio(series):.2f}**"
+    name = f"**{series.side.name}**" if is_ours else series.side.name
+    return (
+        f"| {comparison.case.name if is_ours else ''} | {name} | {series.wall_s:.2f} s"
+        f" | {best:.2f} to {worst:.2f} s | {own} | {series.cpu_s:.1f} s | {ratio} |"
+    )
+
+
+def _cpu_model() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def _memory_gib() -> float:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / (1 << 30)
+
+
+def _file_system(path: Path) -> str:
+    """Return the type of the file system at `path`, as the mount table has it."""
+    mounts = {}
+    for line in Path("/proc/self/mounts").read_text().splitlines():
+        _, where, kind, *_ = line.split()
+        mounts[where] = kind
+    at = path.resolve()
+    for one in (at, *at.parents):
+        if str(one) in mounts:
+            return mounts[str(one)]
+    return "an unknown file system"
+
+
+def _first_line(command: Sequence[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
+    return " ".join(done.stdout.partition("\n")[0].split())
