@@ -92,8 +92,8 @@ class _Order:
     def _check_place(self, path: bytes, kind: Kind) -> None:
         parent, _, name = path.rpartition(b"/")
         check_name(name)
-        if len(path) > MAX_PATH:
-            raise MalformedFrame(f"a path of {len(path)} bytes")
+        if len(path) > MAX_PATH or path.startswith(b"/"):
+            raise MalformedFrame(f"a forbidden path of {len(path)} bytes")
         key = order_key(path)
         assert self._key is not None
         if key <= self._key:

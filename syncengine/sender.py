@@ -7,7 +7,7 @@ What was published is not judged here: the receiver says so.
 import os
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 
 import msgspec
@@ -98,7 +98,7 @@ class Sender:
         self._replies = wire.ReplyDecoder()
         self._aborted = threading.Event()
 
-    def frames(self) -> Iterator[bytes]:
+    def frames(self) -> Generator[bytes, None, None]:
         """Yield the frames of the push; blocks on the disk.
 
         Raises PushAborted after `abort`. Close the generator when it is not read to its end.

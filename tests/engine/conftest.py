@@ -1,3 +1,5 @@
+# ruff: noqa: PTH - bytes, descriptors and bare system calls are what is tested
+
 import os
 from collections.abc import Iterator
 from pathlib import Path

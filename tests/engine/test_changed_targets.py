@@ -1,12 +1,14 @@
 """I6: a target that is not what the plan saw is neither overwritten nor deleted silently."""
 
+# ruff: noqa: PTH - bytes, descriptors and bare system calls are what is tested
+
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from syncengine import publish
+from syncengine import places
 from syncengine.model import MirrorOptions, Safety
 from tests.engine.trees import T0, Pair, grow, temporaries, trashed
 
@@ -94,13 +96,13 @@ def test_i7_an_edit_between_look_and_exchange_is_kept(
     pair.options = MirrorOptions(safety=Safety(trash_s=None))
     grow(pair.source, {"a": b"new"}, T0 + 1)
     grow(pair.target, {"a": b"old"})
-    real = publish.exchange
+    real = places.exchange
 
     def late(fd: int, temporary: bytes, name: bytes) -> None:
         how(pair.target / "a")()
         real(fd, temporary, name)
 
-    monkeypatch.setattr(publish, "exchange", late)
+    monkeypatch.setattr("syncengine.publish.exchange", late)
     pair.run()
     assert (pair.target / "a").read_bytes() == b"new"
     assert b"a local edit" in trashed(pair.target).values()
@@ -112,13 +114,13 @@ def test_i7_an_edit_between_look_and_delete_is_kept_even_without_a_trash(
 ) -> None:
     pair.options = MirrorOptions(safety=Safety(trash_s=None))
     grow(pair.target, {"a": b"old"})
-    real = publish.put_new
+    real = places.put_new
 
     def late(fd: int, source: bytes, name: bytes) -> None:
         edit(pair.target / "a")()
         real(fd, source, name)
 
-    monkeypatch.setattr(publish, "put_new", late)
+    monkeypatch.setattr("syncengine.publish.put_new", late)
     pair.run()
     assert trashed(pair.target) == {"a": b"a local edit"}
 

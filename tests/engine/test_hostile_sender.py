@@ -1,11 +1,15 @@
 """I14: a receiver against a peer that sends what no honest sender does (attacks A1 to A18)."""
 
+# ruff: noqa: PTH - bytes, descriptors and bare system calls are what is tested
+
+import contextlib
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
 import msgspec
 import pytest
@@ -14,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from syncengine import frames as wire
-from syncengine.errors import DeleteLimitExceeded, EngineError, MalformedFrame, PeerError
+from syncengine.errors import DeleteLimitExceeded, MalformedFrame, PeerError
 from syncengine.frames import Record
 from syncengine.model import Kind, MirrorOptions
 from syncengine.receiver import OpenGate, Receiver
@@ -84,7 +88,7 @@ class Attack:
         decoder = wire.ReplyDecoder()
         return [reply for frame in replies for reply in decoder.decode(frame)]
 
-    def __enter__(self) -> "Attack":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -425,9 +429,7 @@ def test_i14_fuzzed_pushes_end_cleanly_and_stay_inside(
 ) -> None:
     for frame in (msgspec.msgpack.encode(what), raw):
         with Attack(place) as attack:
-            try:
+            with contextlib.suppress(PeerError):
                 attack.receiver.feed(frame)
-            except EngineError as error:
-                assert isinstance(error, PeerError)
             attack.receiver.finish()
         assert temporaries(place) == []

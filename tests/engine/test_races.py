@@ -1,5 +1,7 @@
 """I14, A3 and A4: a local racer swaps a directory for a symlink, as fast as it can."""
 
+# ruff: noqa: PTH - bytes, descriptors and bare system calls are what is tested
+
 import os
 import subprocess
 import sys

@@ -1,5 +1,7 @@
 """Sources that change, vanish or cannot be read while they are sent."""
 
+# ruff: noqa: PTH - bytes, descriptors and bare system calls are what is tested
+
 import json
 import os
 import shutil

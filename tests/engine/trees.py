@@ -1,5 +1,7 @@
 """Trees for tests: made from plain values, compared entry by entry, mirrored in one call."""
 
+# ruff: noqa: PTH - bytes, descriptors and bare system calls are what is tested
+
 import os
 import shutil
 import stat
@@ -99,7 +101,8 @@ class Pair:
     problems: list[Problem] = field(default_factory=list)
 
     def plan(self, source: Tree, target: Tree) -> Plan:
-        self.problems = problems = []
+        problems: list[Problem] = []
+        self.problems = problems
         theirs = scan(
             target,
             problems=[],
