@@ -152,7 +152,7 @@ def register_worker_start(app: typer.Typer) -> None:
             typer.Option(
                 "--root",
                 metavar="NAME=PATH[:ro]",
-                help="A directory to export; may be repeated. [env: BATON_ROOTS, with commas]",
+                help="A directory to export; may be repeated. [env: BATON_ROOT, with commas]",
             ),
         ] = None,
         state: State = None,
@@ -211,7 +211,7 @@ def _stronger(
 
 def _roots(context: typer.Context, told: Sequence[str]) -> Sequence[str]:
     """Return the roots of the strongest source; paths may hold blanks, so commas part them."""
-    environment = os.environ.get("BATON_ROOTS", "")
+    environment = os.environ.get("BATON_ROOT", "")
     if environment and _strength(context, "root") < _STRENGTH.index("ENVIRONMENT"):
         return [text.strip() for text in environment.split(",") if text.strip()]
     return told

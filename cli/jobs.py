@@ -60,6 +60,10 @@ async def apply(
 ) -> None:
     """Make jobs as the files say; a job that is so already stays as it is."""
     specs = [spec for path in (*file, *(more or ())) for spec in _read(path)]
+    names = [spec.name for spec in specs]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise CommandFailed(Exit.USAGE, f"name: {twice} is in two files: give each job its own")
     await _apply(call, specs, dry_run=dry_run)
 
 

@@ -48,20 +48,27 @@ _Options = Sequence[tuple[str, Any]]
 
 # `grpc.keepalive_timeout_ms` alone does nothing in current grpcio: the wait for the answer to a
 # ping is `grpc.http2.ping_timeout_ms`, 60 s unless set. With both, a hung or cut-off peer is
-# noticed within 4 s of silence.
-_KEEPALIVE: _Options = (
-    ("grpc.keepalive_time_ms", 2_000),
-    ("grpc.keepalive_timeout_ms", 2_000),
-    ("grpc.http2.ping_timeout_ms", 2_000),
-    ("grpc.http2.max_pings_without_data", 0),
-    ("grpc.keepalive_permit_without_calls", 1),
-)
+# noticed after the sum of both. It counts for gRPC's own bandwidth probes too, whose answers queue
+# behind payload: on a slow link that may take seconds, so only channels without payload are strict.
+
+
+def _keepalive(time_ms: int, timeout_ms: int) -> _Options:
+    return (
+        ("grpc.keepalive_time_ms", time_ms),
+        ("grpc.keepalive_timeout_ms", timeout_ms),
+        ("grpc.http2.ping_timeout_ms", timeout_ms),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.keepalive_permit_without_calls", 1),
+    )
+
+
+_STRICT = _keepalive(2_000, 2_000)
+_PATIENT = _keepalive(10_000, 20_000)
 _MESSAGES: _Options = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
 )
 _CLIENT: _Options = (
-    *_KEEPALIVE,
     *_MESSAGES,
     ("grpc.enable_http_proxy", 0),  # a proxy in the environment is not for the cluster's traffic
     ("grpc.service_config_disable_resolution", 1),  # no settings out of DNS
@@ -70,7 +77,7 @@ _CLIENT: _Options = (
     ("grpc.min_reconnect_backoff_ms", 3_000),  # in fact the time allowed for one connection attempt
 )
 _SERVER: _Options = (
-    *_KEEPALIVE,
+    *_PATIENT,
     *_MESSAGES,
     ("grpc.so_reuseport", 0),  # else a second process on the port gets half of the connections
     ("grpc.http2.min_ping_interval_without_data_ms", 1_000),  # twice as often as clients ping
@@ -85,12 +92,13 @@ def open_channel(
     """Make a channel to `address` (HOST:PORT) that talks to nobody but whom is expected.
 
     Connects when first used; a wrong peer then shows as UNAVAILABLE with "Hostname" in its details.
-    `data` gives the channel a connection of its own, so that payload delays no orders. Raises
-    `AddressInvalid`, and `IdentityInvalid` for somebody of another cluster. Needs a running loop.
+    A peer that hangs or is cut off ends the calls within 4 s; with `data`, which is for payload and
+    gives the channel a connection of its own, within 30 s. Raises `AddressInvalid`, and
+    `IdentityInvalid` for somebody of another cluster. Needs a running loop.
     """
     target = str(parse_address(address))
     wanted = _dns_of(expect, credentials.identity)
-    options = [*_CLIENT]
+    options = [*_CLIENT, *(_PATIENT if data else _STRICT)]
     if data:
         options.append(("grpc.use_local_subchannel_pool", 1))
     match credentials:

@@ -21,6 +21,8 @@ from wire.credentials import Insecure
 from wire.identity import Identity, Role
 
 LOCAL = Insecure(Identity("local", Role.COORDINATOR, "c1"))
+FOREVER = object()
+"""In a stream: nothing more comes, and it does not end."""
 Reply = Message | tuple[grpc.StatusCode, str] | list[Any]
 
 
@@ -73,6 +75,8 @@ class Canned:
             for one in reply if isinstance(reply, list) else [reply]:
                 if isinstance(one, tuple):
                     await context.abort(*one)
+                if one is FOREVER:
+                    await asyncio.Event().wait()
                 yield one
 
         return handle

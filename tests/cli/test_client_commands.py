@@ -1,5 +1,9 @@
+import asyncio
 import json
+import os
+import signal
 import socket
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +13,7 @@ import pytest
 from baton.v1 import coordinator_pb2 as pb
 from baton.v1.common_pb2 import Counts, Hold, PlannedChange, Problem, Progress
 from coordinator.job_file import decode_spec
-from tests.cli.conftest import Canned, run_message, serving
+from tests.cli.conftest import FOREVER, Canned, run_message, serving
 from wire.authority import init_ca, issue
 from wire.credentials import load_tls
 from wire.identity import Role
@@ -166,8 +170,6 @@ async def test_a_coordinator_that_answers_too_late_is_not_waited_for(
 ) -> None:
     class Slow(Canned):
         def servicer(self) -> Any:
-            import asyncio
-
             async def forever(_: Any, request: Any, context: Any) -> None:
                 await asyncio.Event().wait()
 
@@ -238,6 +240,31 @@ async def test_following_survives_its_coordinator(coordinator: Canned, baton: An
         assert set(runs) == {"", run_message().id}  # whoever serves, it is the same run
 
 
+async def test_an_interrupted_wait_leaves_the_run_alone(coordinator: Canned, home: Path) -> None:
+    coordinator.answer("RunJob", pb.RunJobResponse(job="j", run=run_message().id))
+    progress = Progress(phase="scan")
+    running = pb.FollowRunResponse(run=run_message("running", progress=progress))
+    coordinator.answer("FollowRun", [running, FOREVER])
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "cli.main", "job", "run", "j", "--wait"),
+        *("--coordinator", coordinator.address),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, "HOME": str(home)},
+    )
+    assert process.stderr is not None
+    said = b""
+    while b": scan" not in said:
+        line = await process.stderr.readline()
+        assert line, said
+        said += line
+    process.send_signal(signal.SIGINT)
+    out, err = await process.communicate()
+    assert (process.returncode, out, err) == (130, b"", b"")
+    assert b"it goes on when this command is interrupted" in said
+    assert [name for name, _, _ in coordinator.asked] == ["RunJob", "FollowRun"]
+
+
 async def test_preview_lists_and_says_whether_it_would_be_held(
     coordinator: Canned, baton: Any
 ) -> None:
@@ -303,6 +330,11 @@ async def test_a_wrong_job_file_never_leaves(
     ended = await baton("job", "apply", "-f", str(path), "--coordinator", coordinator.address)
     assert (ended.code, ended.out) == (2, "")
     assert "document 1 (a): lease_tl: unknown field: did you mean lease_ttl?" in ended.err
+    path.write_text("name: a\nrule: mirror\nsource: w1:r\ntargets: [w2:r]\n")
+    both = ("-f", str(path), "-f", str(path))
+    twice = await baton("job", "apply", *both, "--coordinator", coordinator.address)
+    assert twice.code == 2
+    assert "name: a is in two files" in twice.err
     missing = await baton("job", "apply", "-f", "/none", "--coordinator", coordinator.address)
     assert missing.code == 2
     assert coordinator.asked == []

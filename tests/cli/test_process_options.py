@@ -108,8 +108,8 @@ def test_roots_of_the_strongest_source(start: Callable[..., Started], tmp_path: 
         'name = "w1"\nstate = "state"\ninsecure = true\n[root]\nf = "/file"\n'
     )
     of_file = start("worker", "--config", "w.toml")
-    of_environment = start("worker", "--config", "w.toml", BATON_ROOTS="e=/env a,g=/env b:ro")
-    of_flag = start("worker", "--config", "w.toml", "--root", "c=/cli", BATON_ROOTS="e=/env")
+    of_environment = start("worker", "--config", "w.toml", BATON_ROOT="e=/env a,g=/env b:ro")
+    of_flag = start("worker", "--config", "w.toml", "--root", "c=/cli", BATON_ROOT="e=/env")
     names = [[root.name for root in one.config.roots] for one in (of_file, of_environment, of_flag)]
     assert names == [["f"], ["e", "g"], ["c"]]
     assert of_environment.config.roots[0].path == Path("/env a")
