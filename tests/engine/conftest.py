@@ -1,4 +1,6 @@
-# ruff: noqa: PTH - bytes, descriptors and bare system calls are what is tested
+# Bytes, descriptors and bare system calls are what is tested.
+# ruff: noqa: PTH208
+
 
 import os
 from collections.abc import Iterator

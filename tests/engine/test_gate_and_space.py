@@ -1,6 +1,7 @@
 """Who may publish, and what happens when the disk is full."""
 
-# ruff: noqa: PTH - bytes, descriptors and bare system calls are what is tested
+# Bytes, descriptors and bare system calls are what is tested.
+# ruff: noqa: PTH101, PTH208
 
 import contextlib
 import os

@@ -1,6 +1,7 @@
 """I14, A3 and A4: a local racer swaps a directory for a symlink, as fast as it can."""
 
-# ruff: noqa: PTH - bytes, descriptors and bare system calls are what is tested
+# Bytes, descriptors and bare system calls are what is tested.
+# ruff: noqa: PTH101, PTH208
 
 import os
 import subprocess

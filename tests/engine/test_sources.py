@@ -1,6 +1,7 @@
 """Sources that change, vanish or cannot be read while they are sent."""
 
-# ruff: noqa: PTH - bytes, descriptors and bare system calls are what is tested
+# Bytes, descriptors and bare system calls are what is tested.
+# ruff: noqa: PTH115
 
 import json
 import os

@@ -1,8 +1,9 @@
-# ruff: noqa: PTH - bytes, descriptors and bare system calls are what is tested
+# Bytes, descriptors and bare system calls are what is tested.
+# ruff: noqa: PTH101, PTH208
+
 
 import os
 import stat
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -124,13 +125,14 @@ def test_fingerprints_tell_versions_apart_and_directories_by_identity(tmp_path: 
         os.utime(tmp_path / "other", ns=(T0, T0))
         (tmp_path / "other").rename(file)
 
-    changes: list[Callable[[], object]] = [
+    changes: list[object] = [
         lambda: file.write_bytes(b"two"),
         lambda: file.chmod(0o600),
         lambda: os.utime(file, ns=(T0, T0)),
         replace_alike,
     ]
     for change in changes:
+        assert callable(change)
         before = fingerprint(file.lstat())
         change()
         assert fingerprint(file.lstat()) != before

@@ -1,6 +1,7 @@
 """Trees for tests: made from plain values, compared entry by entry, mirrored in one call."""
 
-# ruff: noqa: PTH - bytes, descriptors and bare system calls are what is tested
+# Bytes, descriptors and bare system calls are what is tested.
+# ruff: noqa: PTH115, PTH118
 
 import os
 import shutil
