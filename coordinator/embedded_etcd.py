@@ -114,6 +114,7 @@ class EtcdMember:
         self.binary = binary
         self.name = ports.name
         scheme = "https" if options.tls else "http"
+        self.peer_port = ports.peer
         self.endpoint = f"{scheme}://{_HOST}:{ports.client}"
         self.log_path = data_dir / f"{ports.name}.log"
         self._arguments = arguments

@@ -1,0 +1,286 @@
+"""Members killed, hung and cut off under load: nothing seen is missed, leases and puts go on."""
+
+import asyncio
+import signal
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from coordinator.embedded_etcd import (
+    ClusterOptions,
+    EtcdCluster,
+    EtcdMember,
+    choose_etcd,
+    free_ports,
+    make_cluster,
+)
+from coordinator.etcd_config import Endpoint
+from coordinator.etcd_connection import Connection
+from coordinator.etcd_messages import STATUS
+from coordinator.etcd_store import EtcdConfig, EtcdStore
+from coordinator.lease_session import LeaseSession
+from coordinator.store import Changed, Changes, Snapshot
+from tests.etcd.peer_proxy import PeerNet
+from wire.clock import BootClock
+
+_CLIENT = "/load/client/"
+_WRITER = "/load/writer/"
+
+
+class Victims:
+    """A cluster of a test's own, whose members may be harmed."""
+
+    def __init__(self, cluster: EtcdCluster, net: PeerNet) -> None:
+        self.cluster = cluster
+        self.net = net
+
+    async def pick(self, role: str) -> EtcdMember:
+        """Return the leader, or a follower."""
+        async with asyncio.timeout(10):
+            while True:
+                for member in self.cluster.members:
+                    if await self._is_leader(member) == (role == "leader"):
+                        return member
+
+    async def _is_leader(self, member: EtcdMember) -> bool:
+        connection = Connection(Endpoint.parse(member.endpoint), None)
+        try:
+            status = await connection.unary(STATUS, STATUS.request(), timeout_s=2)
+            return bool(status.leader == status.header.member_id)
+        finally:
+            await connection.close()
+
+    def client(self, first: EtcdMember, *, attempt_s: float = 0.5) -> EtcdStore:
+        """Return a client that is connected to this member to begin with."""
+        others = [url for url in self.cluster.endpoints if url != first.endpoint]
+        return EtcdStore(EtcdConfig((first.endpoint, *others), attempt_s=attempt_s))
+
+    def others(self, victim: EtcdMember) -> EtcdStore:
+        """Return a client that never talks to this member."""
+        others = [url for url in self.cluster.endpoints if url != victim.endpoint]
+        return EtcdStore(EtcdConfig(tuple(others), attempt_s=0.5))
+
+    async def inject(self, fault: str, victim: EtcdMember) -> None:
+        match fault:
+            case "kill":
+                await victim.kill()
+            case "stop":
+                victim.signal(signal.SIGSTOP)
+            case "cut":
+                self.net.cut(victim.name)
+
+    async def heal(self, fault: str, victim: EtcdMember) -> None:
+        match fault:
+            case "kill":
+                await victim.start()
+            case "stop":
+                victim.signal(signal.SIGCONT)
+            case "cut":
+                self.net.heal()
+        await victim.wait_healthy()
+
+
+@pytest.fixture
+async def victims(fast_dir: Path, prefix: str) -> AsyncIterator[Victims]:
+    binary = choose_etcd()
+    if not binary.sound:
+        pytest.skip(f"{binary} loses acknowledged entries when it is killed")
+    net = PeerNet()
+    ports = dict(zip(("m1", "m2", "m3"), free_ports(3), strict=True))
+    options = ClusterOptions(
+        heartbeat_ms=50,
+        election_ms=500,
+        peer_urls={name: f"http://127.0.0.1:{port}" for name, port in ports.items()},
+    )
+    cluster = make_cluster(binary, fast_dir / prefix.split("/")[2], 3, options)
+    for member in cluster.members:
+        await net.listen(ports[member.name], member.name, member.peer_port)
+    net.pids = lambda: {m.name: m.pid for m in cluster.members if m.is_running}
+    try:
+        await cluster.start()
+        yield Victims(cluster, net)
+    finally:
+        for member in cluster.members:
+            await member.kill()
+        await net.close()
+
+
+async def until(condition: Callable[[], bool], within_s: float = 15) -> None:
+    async with asyncio.timeout(within_s):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+class Load:
+    """Puts of the client under test, puts of a healthy one, and a watch that must see both."""
+
+    def __init__(self, client: EtcdStore, writer: EtcdStore) -> None:
+        self.client = client
+        self.writer = writer
+        self.answered: set[tuple[str, int]] = set()
+        """Key and revision of every put that was answered."""
+        self.seen: set[tuple[str, int]] = set()
+        """May have more: a put whose answer was lost is sent again, and may land twice, even late."""
+        self.revisions: list[int] = []
+        self.put_gap_s = 0.0
+        self.watch_gap_s = 0.0
+        self.puts = 0
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> "Load":
+        self._tasks = [
+            asyncio.create_task(self._put()),
+            asyncio.create_task(self._write()),
+            asyncio.create_task(self._watch()),
+        ]
+        await until(lambda: self.puts > 20 and len(self.seen) > 20)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in self._tasks:
+            task.cancel()
+        ends = await asyncio.gather(*self._tasks, return_exceptions=True)
+        assert all(isinstance(end, asyncio.CancelledError) for end in ends), ends
+
+    async def settle(self) -> None:
+        """Stop writing and wait until the watch has seen all that was answered."""
+        for task in self._tasks[:2]:
+            task.cancel()
+        await asyncio.gather(*self._tasks[:2], return_exceptions=True)
+        try:
+            await until(lambda: self.answered <= self.seen or self._tasks[2].done(), 5)
+        except TimeoutError:
+            missed = sorted(self.answered - self.seen, key=lambda pair: pair[1])
+            pytest.fail(f"missed {len(missed)}: {missed[:3]}..{missed[-3:]}; seen to {self.revisions[-1]}")
+        assert not self._tasks[2].done(), self._tasks[2].exception()
+        assert self.revisions == sorted(self.revisions)
+
+    async def _put(self) -> None:
+        last = time.monotonic()
+        while True:
+            key = f"{_CLIENT}{self.puts}"
+            self.answered.add((key, await self.client.put(key, b"x" * 100)))
+            self.puts += 1
+            now = time.monotonic()
+            self.put_gap_s, last = max(self.put_gap_s, now - last), now
+            await asyncio.sleep(0.005)
+
+    async def _write(self) -> None:
+        n = 0
+        while True:
+            key = f"{_WRITER}{n}"
+            self.answered.add((key, await self.writer.put(key, b"x" * 100)))
+            n += 1
+            await asyncio.sleep(0.014)
+
+    async def _watch(self) -> None:
+        async with self.client.watch("/load/") as items:
+            snapshot = await anext(items)
+            assert isinstance(snapshot, Snapshot)
+            self.seen |= {(kv.key, kv.mod_revision) for kv in snapshot.kvs}
+            last = time.monotonic()
+            async for item in items:
+                assert isinstance(item, Changes), "nothing was compacted"
+                now = time.monotonic()
+                self.watch_gap_s, last = max(self.watch_gap_s, now - last), now
+                for event in item.events:
+                    assert isinstance(event, Changed)
+                    self.seen.add((event.kv.key, event.kv.mod_revision))
+                    self.revisions.append(event.kv.mod_revision)
+
+
+@pytest.mark.parametrize("role", ["follower", "leader"])
+@pytest.mark.parametrize("fault", ["kill", "stop", "cut"])
+async def test_i13_load_goes_on(
+    fault: str, role: str, victims: Victims, record_property: Callable[[str, object], None]
+) -> None:
+    victim = await victims.pick(role)
+    client, writer = victims.client(victim), victims.others(victim)
+    session = await LeaseSession.open(client, BootClock(), 2)
+    await client.put("/load-lease", b"", lease=session.lease_id)
+    try:
+        async with Load(client, writer) as load:
+            await victims.inject(fault, victim)
+            before = load.puts
+            # Longer than the TTL: the lease can only be there because it was renewed elsewhere.
+            await asyncio.sleep(3)
+            await until(lambda: load.puts > before + 20)
+            assert load.put_gap_s < 2.0
+            assert load.watch_gap_s < 2.0
+            assert session.is_held
+            assert await writer.get("/load-lease") is not None
+            assert client.switches >= 1
+            for name in ("put_gap_s", "watch_gap_s"):
+                record_property(name, round(getattr(load, name), 3))
+            print(f"\n{fault} {role}: put gap {load.put_gap_s:.2f}, watch gap {load.watch_gap_s:.2f}")
+            await victims.heal(fault, victim)
+            await load.settle()
+    finally:
+        await session.close()
+        await client.close()
+        await writer.close()
+
+
+async def test_an_idle_client_finds_a_hung_member(victims: Victims) -> None:
+    victim = await victims.pick("follower")
+    client, writer = victims.client(victim), victims.others(victim)
+    session = await LeaseSession.open(client, BootClock(), 2)
+    async with client.watch("/idle/") as items:
+        await anext(items)
+        victim.signal(signal.SIGSTOP)
+        stopped = time.monotonic()
+        await writer.put("/idle/1", b"")
+        async with asyncio.timeout(5):
+            assert isinstance(await anext(items), Changes)
+        gap_s = time.monotonic() - stopped
+    print(f"\nidle watch on a hung member: gap {gap_s:.2f}")
+    assert gap_s < 2.0
+    assert session.is_held
+    await session.close()
+    await client.close()
+    await writer.close()
+
+
+async def test_i13_a_compaction_under_a_watch_gives_a_snapshot(victims: Victims) -> None:
+    victim = await victims.pick("follower")
+    client, writer = victims.client(victim), victims.others(victim)
+    async with client.watch("/compacted/") as items:
+        await anext(items)
+        await writer.put("/compacted/0", b"old")
+        assert isinstance(await anext(items), Changes)
+        victim.signal(signal.SIGSTOP)
+        for n in range(5):
+            revision = await writer.put(f"/compacted/{n}", b"new")
+        await writer.compact(revision)
+        async with asyncio.timeout(10):
+            snapshot = await anext(items)
+        assert isinstance(snapshot, Snapshot)
+        assert [kv.value for kv in snapshot.kvs] == [b"new"] * 5
+        await writer.put("/compacted/9", b"")
+        async with asyncio.timeout(10):
+            assert isinstance(await anext(items), Changes)
+    await client.close()
+    await writer.close()
+
+
+async def test_without_a_quorum_calls_fail_in_time_and_come_back(victims: Victims) -> None:
+    one, *rest = victims.cluster.members
+    client = EtcdStore(EtcdConfig(victims.cluster.endpoints, attempt_s=0.5, total_s=1.5))
+    await client.put("/quorum", b"")
+    for member in rest:
+        await member.kill()
+    started = time.monotonic()
+    with pytest.raises(Exception, match="etcd") as caught:
+        await client.put("/quorum", b"")
+    assert type(caught.value).__name__ == "StoreUnavailable"
+    assert all(endpoint in str(caught.value) for endpoint in victims.cluster.endpoints)
+    assert time.monotonic() - started < 2.5
+    for member in rest:
+        await member.start()
+    await asyncio.gather(*(member.wait_healthy() for member in (one, *rest)))
+    started = time.monotonic()
+    await client.put("/quorum", b"")
+    assert time.monotonic() - started < 1.5
+    await client.close()
