@@ -7,7 +7,7 @@ better than a job that seems to work. A version that learns something removes it
 from collections.abc import Callable
 from typing import NamedTuple
 
-from coordinator.job import CopyWhen, JobSpec, Rule, Symlinks
+from coordinator.job import CopyWhen, JobSpec, Retries, Rule, Symlinks
 
 
 class _Line(NamedTuple):
@@ -24,6 +24,11 @@ _NOT_YET = (
         "use {manual: true} or {every: 15m}",
     ),
     _Line("copy_when", lambda job: job.copy_when is not CopyWhen.DIFFERING, "leave it out"),
+    _Line(
+        "retries",
+        lambda job: job.retries != Retries(),
+        "leave it out, a failed run is tried again when the next one is due",
+    ),
     _Line("windows", lambda job: bool(job.windows), "leave it out"),
     _Line("filters", lambda job: bool(job.filters), "leave it out, all entries are covered"),
     _Line("placement.failback", lambda job: job.placement.failback != "never", "use never"),

@@ -222,6 +222,7 @@ def test_neighbours_do_not_overlap() -> None:
         ({"trigger": {"realtime": {"settle": "50ms", "audit": "24h"}}}, "trigger"),
         ({"windows": [{"days": "mon-fri", "from": "20:00", "to": "06:00"}]}, "windows"),
         ({"filters": ["*.tmp"]}, "filters"),
+        ({"retries": {"attempts": 5}}, "retries"),
         ({"placement": {"nodes": ["c1"], "failback": {"when_stable": "5m"}}}, "placement.failback"),
         ({"metadata": {"devices": True}}, "metadata.devices"),
         ({"metadata": {"symlinks": "inside"}}, "metadata.symlinks"),
@@ -337,9 +338,6 @@ DOCUMENTS = st.fixed_dictionaries(
         "missed": st.sampled_from(["skip", "latest", "all"]),
         "missed_within": MILLISECONDS,
         "overlap": st.sampled_from(["skip", "queue", "cancel"]),
-        "retries": st.fixed_dictionaries(
-            {}, optional={"attempts": st.integers(1, 100), "backoff": st.floats(1, 10)}
-        ),
         "safety": st.fixed_dictionaries(
             {},
             optional={
