@@ -5,6 +5,7 @@ process, else passed on to it, once. While a job has no owner, a request waits a
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -28,7 +29,16 @@ from coordinator.ownership import Owner
 from coordinator.placement import Decision, decide
 from coordinator.records import RunRecord, StateRecord, decode
 from coordinator.scheduler import Scheduler
-from coordinator.views import ChangeView, HoldView, JobView, PreviewView, ProblemView, RunView
+from coordinator.views import (
+    ChangeView,
+    CoordinatorView,
+    HoldView,
+    JobView,
+    PreviewView,
+    ProblemView,
+    RunView,
+    StatusView,
+)
 from coordinator.worker_client import WorkerUnreachable
 from wire.channel import Credentials, open_channel
 from wire.identity import Identity, Role
@@ -80,28 +90,28 @@ class Api:
 
     # The cluster
 
+    async def status(self) -> StatusView:
+        """Return the cluster at a glance, every worker asked how it is."""
+        workers, jobs = await asyncio.gather(self.cluster.workers(), self._job_views())
+        return StatusView(self.node, self._coordinators(), tuple(workers), tuple(jobs))
+
     async def get_status(self, _: pb.GetStatusRequest, _caller: Identity) -> pb.ClusterStatus:
         """Answer `baton status`."""
-        workers, jobs = await asyncio.gather(self.cluster.workers(), self._job_views())
-        return pb.ClusterStatus(
-            coordinators=self._coordinators(),
-            workers=[convert.worker_to_wire(worker) for worker in workers],
-            jobs=[convert.job_to_wire(job) for job in jobs],
-            answered_by=self.node,
-        )
+        return convert.status_to_wire(await self.status())
 
     async def list_coordinators(
         self, _: pb.ListCoordinatorsRequest, _caller: Identity
     ) -> pb.ListCoordinatorsResponse:
         """Answer `baton coordinator list`."""
-        return pb.ListCoordinatorsResponse(coordinators=self._coordinators())
+        coordinators = [convert.coordinator_to_wire(one) for one in self._coordinators()]
+        return pb.ListCoordinatorsResponse(coordinators=coordinators)
 
-    def _coordinators(self) -> list[pb.CoordinatorInfo]:
-        owners = [owner.node for owner in self.scheduler.election.owners.values()]
-        return [
-            convert.coordinator_to_wire(present.coordinator_view(name, record, owners.count(name)))
+    def _coordinators(self) -> tuple[CoordinatorView, ...]:
+        owners = Counter(owner.node for owner in self.scheduler.election.owners.values())
+        return tuple(
+            present.coordinator_view(name, record, owners[name])
             for name, record in sorted(self.scheduler.catalog.coordinators.items())
-        ]
+        )
 
     # Workers
 
@@ -254,16 +264,17 @@ class Api:
         self, request: pb.ListRunsRequest, _caller: Identity
     ) -> pb.ListRunsResponse:
         """Answer `baton run list`: the newest first."""
-        if request.job:
-            await self._job(request.job)
-        names = [request.job] if request.job else sorted(self.scheduler.catalog.jobs)
-        found: list[tuple[datetime, RunView]] = []
-        for name in names:
-            for instant, record in await self.ledger.runs(name):
-                found.append((instant, present.run_view(name, instant, record)))
-        found.sort(key=lambda one: one[0], reverse=True)
-        limit = request.limit or LIST_RUNS
-        return pb.ListRunsResponse(runs=[convert.run_to_wire(view) for _, view in found[:limit]])
+        runs = await self.runs(request.job, request.limit or LIST_RUNS)
+        return pb.ListRunsResponse(runs=[convert.run_to_wire(run) for run in runs])
+
+    async def runs(self, job: str = "", limit: int = LIST_RUNS) -> list[RunView]:
+        """Return the newest runs of one job, or of all, newest first."""
+        if job:
+            await self._job(job)
+        names = [job] if job else sorted(self.scheduler.catalog.jobs)
+        found = [(name, at, run) for name in names for at, run in await self.ledger.runs(name)]
+        found.sort(key=lambda one: one[1], reverse=True)
+        return [present.run_view(name, at, run) for name, at, run in found[:limit]]
 
     async def get_run(self, request: pb.GetRunRequest, _caller: Identity) -> pb.Run:
         """Answer `baton run show`."""

@@ -279,8 +279,6 @@ def _check_root(where: str, field: str, member: Member, worker: WorkerDescriptio
         names = ", ".join(one.name for one in worker.roots) or "none"
         return [f"{where}: worker {member.worker} exports no root {member.root}; it has {names}"]
     if root.read_only and field != "source":
-        return [
-            f"{where}: root {member.root} is exported read-only and cannot be a target: "
-            f"start worker {member.worker} with --root {member.root}={root.path}"
-        ]
+        how = f"start worker {member.worker} with --root {member.root}={root.path}"
+        return [f"{where}: root {member.root} is read-only and cannot be a target: {how}"]
     return []

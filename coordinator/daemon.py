@@ -23,10 +23,12 @@ from coordinator.records import CoordinatorRecord
 from coordinator.scheduler import Scheduler
 from coordinator.service import bind_service
 from coordinator.startup_checks import check_store
+from coordinator.status_page import Views, make_app
 from coordinator.store import Store
 from wire.address import parse_address
 from wire.channel import bind, make_server
 from wire.clock import BootClock, Clock
+from wire.http import serving_http
 from wire.process import (
     configure_logs,
     locked_state,
@@ -90,17 +92,18 @@ async def _coordinate(
     bind_service(server, parts.api, config.credentials, code_of)
     port = await asyncio.to_thread(bind, server, config.listen, config.credentials)
     listens = f"{parse_address(config.listen).host}:{port}"
-    record = CoordinatorRecord(
-        address=config.advertise or listens,
-        http=config.http,
-        version=version(),
-        since=utc_now(),
-        instance=parts.presence.instance,
-    )
     try:
-        await parts.presence.claim(record)
-        await server.start()
-        await _work(config, parts, record, cluster_id, stop)
+        async with serving_http(config.http, make_app(_views(config, parts))) as http:
+            record = CoordinatorRecord(
+                address=config.advertise or listens,
+                http=http,
+                version=version(),
+                since=utc_now(),
+                instance=parts.presence.instance,
+            )
+            await parts.presence.claim(record)
+            await server.start()
+            await _work(config, parts, record, cluster_id, stop)
     finally:
         log.info("stopping")
         notify_service_manager("STOPPING=1")
@@ -135,6 +138,7 @@ async def _work(
                 role="coordinator",
                 name=config.name,
                 listen=record.address,
+                http=record.http,
                 etcd=list(config.etcd.endpoints),
                 cluster=f"{cluster_id:x}",
             )
@@ -152,6 +156,16 @@ async def _work(
         await asyncio.gather(checks, stopping, tasks[0], tasks[2], return_exceptions=True)
         tasks[1].cancel()
         await asyncio.gather(tasks[1], return_exceptions=True)
+
+
+def _views(config: CoordinatorConfig, parts: _Parts) -> Views:
+    return Views(
+        node=config.name,
+        status=parts.api.status,
+        runs=parts.api.runs,
+        is_ready=lambda: parts.scheduler.election.is_ready,
+        owned=lambda: len(parts.scheduler.election.owned),
+    )
 
 
 async def _ready(parts: _Parts) -> None:

@@ -74,6 +74,11 @@ class Election:
         self.owned: Mapping[str, Ownership] = MappingProxyType(self._owned)
         """What this node owns."""
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether the owners have been read once."""
+        return self._is_ready.is_set()
+
     async def ready(self) -> None:
         """Wait until the owners have been read once."""
         await self._is_ready.wait()

@@ -94,7 +94,10 @@ class RunDriver:
         self._events: asyncio.Queue[tuple[str, LinkEvent]] = asyncio.Queue()
         self._subscriptions: dict[str, Subscription] = {}
         self._opened: set[str] = set()
-        self._missing: dict[str, str] = {}
+        self._away: dict[str, str] = {}
+        """By worker why its link is down: worth waiting for."""
+        self._refusing: dict[str, str] = {}
+        """By worker why it refuses: not worth waiting for."""
         self._is_ordered = False
         self._restarts = 0
         self._away_since: float | None = None
@@ -156,32 +159,18 @@ class RunDriver:
                 return self._given_up()
             is_time = now - began > OPEN_S
             if self._source in self._opened and not self._is_ordered:
-                waiting = set(self._workers) - self._opened - self._refusing
+                waiting = set(self._workers) - self._opened - self._refusing.keys()
                 if is_time or not waiting:
                     self._start()
-
-    @property
-    def _refusing(self) -> set[str]:
-        return {worker for worker in self._missing if worker not in self._opened}
 
     async def _hear(self, worker: str, event: LinkEvent) -> RunEnded | None:
         match event:
             case LinkUp():
-                self._missing.pop(worker, None)
                 self._open(worker)
             case LinkDown(why):
-                self._opened.discard(worker)
-                if worker == self._source:
-                    self._away_since = self._away_since or self._clock.now()
-                    self._missing[worker] = why
-                elif self._clock_says_refused(why):
-                    self._missing[worker] = why
+                self._down(worker, why)
             case SessionOpened() if event.token == self._owned.token:
-                self._opened.add(worker)
-                self._missing.pop(worker, None)
-                if worker == self._source:
-                    self._away_since = None
-                    self._adopt(event)
+                self._up(worker, event)
             case RunProgress(run=self._order.run, progress=progress):
                 self._last = progress
                 self._watchers.progress(progress)
@@ -195,10 +184,19 @@ class RunDriver:
                 pass
         return None
 
-    @staticmethod
-    def _clock_says_refused(why: str) -> bool:
-        """Whether a target's link fails in a way that waiting does not mend: a wrong peer."""
-        return "Hostname" in why or "CERTIFICATE" in why
+    def _down(self, worker: str, why: str) -> None:
+        self._opened.discard(worker)
+        self._away[worker] = why
+        if worker == self._source and self._away_since is None:
+            self._away_since = self._clock.now()
+
+    def _up(self, worker: str, opened: SessionOpened) -> None:
+        self._opened.add(worker)
+        self._away.pop(worker, None)
+        self._refusing.pop(worker, None)
+        if worker == self._source:
+            self._away_since = None
+            self._adopt(opened)
 
     def _open(self, worker: str) -> None:
         lease = f"{self._owned.session.lease_id:x}"
@@ -239,7 +237,7 @@ class RunDriver:
                 self._open(worker)
                 return None
             case _:
-                self._missing[worker] = refused.detail
+                self._refusing[worker] = refused.detail
                 if worker != self._source:
                     return None
                 problem = Problem(
@@ -248,7 +246,7 @@ class RunDriver:
                 return self._failed(problem)
 
     def _source_missing(self) -> RunEnded:
-        why = self._missing.get(self._source, "it does not answer")
+        why = self._away.get(self._source, "it does not answer")
         source = self._order.assignment.source
         address = self._order.addresses[self._source]
         detail = f"worker {self._source} at {address} cannot be reached: {why}"
@@ -275,7 +273,7 @@ class RunDriver:
         """Put what we know of refusing targets beside what the source saw of them."""
         problems = list(ended.problems)
         for target in self._order.assignment.targets:
-            why = self._missing.get(target.worker)
+            why = self._refusing.get(target.worker) or self._away.get(target.worker)
             if why is None:
                 continue
             known = Problem(b"", str(target), What.UNREACHABLE, why)

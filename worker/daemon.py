@@ -1,13 +1,16 @@
 """The worker process: puts its parts together, says when it is ready, and stops in order."""
 
 import asyncio
+import contextlib
 import secrets
+from collections.abc import AsyncIterator
 
 import structlog
 
 from wire.address import parse_address
 from wire.channel import bind, make_server
 from wire.clock import BootClock
+from wire.http import serving_http
 from wire.orders import StartRun, WorkerDescription
 from wire.process import (
     configure_logs,
@@ -24,6 +27,7 @@ from worker.mirror import MirrorRun
 from worker.peers import PeerService
 from worker.roots import Roots
 from worker.sessions import Session, Sessions
+from worker.status import make_app
 
 log = structlog.get_logger()
 
@@ -42,6 +46,18 @@ async def run(config: WorkerConfig) -> None:
         finally:
             await asyncio.to_thread(journal.close)
             roots.close()
+
+
+@contextlib.asynccontextmanager
+async def _metrics(config: WorkerConfig, sessions: Sessions) -> AsyncIterator[None]:
+    """Serve health and metrics, where the configuration asks for that."""
+    if config.http is None:
+        yield
+        return
+    app = make_app(orders_refused=lambda: sessions.orders_refused, sessions=lambda: len(sessions))
+    async with serving_http(config.http, app) as address:
+        log.info("serves_metrics", http=address)
+        yield
 
 
 async def _serve(config: WorkerConfig, roots: Roots, journal: Journal, stop: asyncio.Event) -> None:
@@ -92,14 +108,19 @@ async def _serve(config: WorkerConfig, roots: Roots, journal: Journal, stop: asy
         roots=[root.name for root in config.roots],
         identity=facts.identity,
     )
-    notify_service_manager("READY=1")
     try:
-        await stop.wait()
+        async with _metrics(config, sessions):
+            notify_service_manager("READY=1")
+            await stop.wait()
     finally:
         log.info("stopping")
         notify_service_manager("STOPPING=1")
         reaping.cancel()
+        # First no new calls, then no link: a run that ends because we do is no outcome to report.
+        ending = asyncio.create_task(server.stop(STOP_S))
+        await asyncio.sleep(0)
+        service.close()
         await peers.close()
         await sessions.close()
-        await server.stop(STOP_S)
+        await ending
         log.info("stopped")

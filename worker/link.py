@@ -50,6 +50,12 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
         self._credentials = credentials
         self._clock = clock
         self._describe = describe
+        self._conversations: set[asyncio.Task[Any]] = set()
+
+    def close(self) -> None:
+        """Hang up on every coordinator: they keep their links for as long as the worker lets them."""
+        for task in list(self._conversations):
+            task.cancel()
 
     async def Link(  # type: ignore[override]  # noqa: N802 - the name on the wire
         self,
@@ -59,6 +65,9 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
         """Carry out orders until the coordinator hangs up."""
         name = await self._coordinator(context)
         link = CoordinatorLink(name)
+        own_task: asyncio.Task[Any] | None = asyncio.current_task()
+        assert own_task is not None
+        self._conversations.add(own_task)
         log.info("link_opened", coordinator=name)
         speaker = asyncio.create_task(self._speak(link, context))
         pulser = asyncio.create_task(self._pulse(link))
@@ -70,6 +79,7 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
         except ProtocolError as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         finally:
+            self._conversations.discard(own_task)
             speaker.cancel()
             pulser.cancel()
             self._sessions.link_gone(link)

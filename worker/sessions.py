@@ -123,6 +123,10 @@ class Sessions:
         self._order: dict[str, asyncio.Lock] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
+    def __len__(self) -> int:
+        """How many jobs have a session here."""
+        return len(self._sessions)
+
     def get(self, job: str) -> Session | None:
         """Return the session of a job, if there is one."""
         return self._sessions.get(job)
