@@ -225,7 +225,9 @@ class Election:
     def session_ended(self, session: LeaseSession, reason: EndReason) -> None:
         """Lose what was held under a lease; called by the pool."""
         self._sessions.pop(session.lease_id, None)
-        for ownership in [one for one in self._owned.values() if one.session is session]:
+        held = [one for one in self._owned.values() if one.session is session]
+        log.info("jobs_lost_with_lease", jobs=len(held), reason=str(reason))
+        for ownership in held:
             self._lose(ownership, LostReason.SESSION_ENDED)
 
     # Claiming

@@ -76,56 +76,60 @@ class RpcFailed(Exception):
         return self._raises(self.said)
 
 
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """A status, a part of its details in lower case, and what they mean."""
+
+    code: Any  # a grpc.StatusCode, which has no type that mypy can name
+    part: str
+    verdict: Verdict
+    raises: type[StoreError]
+    maybe_done: bool = False
+
+
 _Code = grpc.StatusCode
-_NEVER_SENT = ("failed to connect", "etcdserver: no leader", "name resolution", "dns resolution")
+_RULES = (
+    _Rule(_Code.PERMISSION_DENIED, "", Verdict.GIVE_UP, StoreDenied),
+    _Rule(_Code.UNAUTHENTICATED, "", Verdict.AUTHENTICATE, StoreDenied),
+    _Rule(_Code.INVALID_ARGUMENT, "auth store is old", Verdict.AUTHENTICATE, StoreDenied),
+    _Rule(_Code.INVALID_ARGUMENT, "user name is empty", Verdict.AUTHENTICATE, StoreDenied),
+    _Rule(_Code.INVALID_ARGUMENT, "authentication failed", Verdict.GIVE_UP, StoreDenied),
+    _Rule(_Code.RESOURCE_EXHAUSTED, "space exceeded", Verdict.GIVE_UP, StoreFull),
+    _Rule(_Code.RESOURCE_EXHAUSTED, "too many requests", Verdict.AGAIN, StoreUnavailable),
+    _Rule(_Code.NOT_FOUND, "lease not found", Verdict.GIVE_UP, LeaseNotFound),
+    _Rule(_Code.FAILED_PRECONDITION, "lease already exists", Verdict.EXISTS, StoreRejected),
+    _Rule(_Code.FAILED_PRECONDITION, "is not enabled", Verdict.NO_AUTH, StoreRejected),
+    _Rule(_Code.OUT_OF_RANGE, "compacted", Verdict.COMPACTED, StoreRejected),
+    _Rule(_Code.UNAVAILABLE, "leader changed", Verdict.AGAIN, StoreUnavailable, maybe_done=True),
+    _Rule(_Code.UNAVAILABLE, "request timed out", Verdict.AGAIN, StoreUnavailable, maybe_done=True),
+    _Rule(_Code.UNAVAILABLE, "failed to connect", Verdict.LEAVE, StoreUnavailable),
+    _Rule(_Code.UNAVAILABLE, "etcdserver: no leader", Verdict.LEAVE, StoreUnavailable),
+    _Rule(_Code.UNAVAILABLE, "name resolution", Verdict.LEAVE, StoreUnavailable),
+    _Rule(_Code.UNAVAILABLE, "dns resolution", Verdict.LEAVE, StoreUnavailable),
+    *(
+        _Rule(code, "", Verdict.LEAVE, StoreUnavailable, maybe_done=True)
+        for code in (
+            _Code.UNAVAILABLE,
+            _Code.DEADLINE_EXCEEDED,
+            _Code.CANCELLED,
+            _Code.UNKNOWN,
+            _Code.INTERNAL,
+            _Code.ABORTED,
+            _Code.DATA_LOSS,
+        )
+    ),
+)
+"""The first that fits counts; what fits none is a request that etcd will not take."""
 
 
 def _judge(code: Any, details: str) -> RpcFailed:
     """Tell what a status means; `code` is a grpc.StatusCode."""
     said = f"{code.name}: {details}"[:400]
-
-    def failed(
-        verdict: Verdict, *, maybe_done: bool = False, raises: type[StoreError] = StoreRejected
-    ) -> RpcFailed:
-        return RpcFailed(verdict, said, maybe_done=maybe_done, raises=raises)
-
     low = details.lower()
-    match code:
-        case _Code.PERMISSION_DENIED:
-            return failed(Verdict.GIVE_UP, raises=StoreDenied)
-        case _Code.UNAUTHENTICATED:
-            return failed(Verdict.AUTHENTICATE, raises=StoreDenied)
-        case _Code.INVALID_ARGUMENT if "auth store is old" in low or "user name is empty" in low:
-            return failed(Verdict.AUTHENTICATE, raises=StoreDenied)
-        case _Code.INVALID_ARGUMENT if "authentication failed" in low:
-            return failed(Verdict.GIVE_UP, raises=StoreDenied)
-        case _Code.RESOURCE_EXHAUSTED if "space exceeded" in low:
-            return failed(Verdict.GIVE_UP, raises=StoreFull)
-        case _Code.RESOURCE_EXHAUSTED if "too many requests" in low:
-            return failed(Verdict.AGAIN, raises=StoreUnavailable)
-        case _Code.NOT_FOUND if "lease not found" in low:
-            return failed(Verdict.GIVE_UP, raises=LeaseNotFound)
-        case _Code.FAILED_PRECONDITION if "lease already exists" in low:
-            return failed(Verdict.EXISTS)
-        case _Code.FAILED_PRECONDITION if "authentication is not enabled" in low:
-            return failed(Verdict.NO_AUTH)
-        case _Code.OUT_OF_RANGE if "compacted" in low:
-            return failed(Verdict.COMPACTED)
-        case _Code.UNAVAILABLE if "leader changed" in low or "request timed out" in low:
-            return failed(Verdict.AGAIN, maybe_done=True, raises=StoreUnavailable)
-        case _Code.UNAVAILABLE if any(text in low for text in _NEVER_SENT):
-            return failed(Verdict.LEAVE, raises=StoreUnavailable)
-        case (
-            _Code.UNAVAILABLE
-            | _Code.DEADLINE_EXCEEDED
-            | _Code.CANCELLED
-            | _Code.UNKNOWN
-            | _Code.INTERNAL
-            | _Code.ABORTED
-            | _Code.DATA_LOSS
-        ):
-            return failed(Verdict.LEAVE, maybe_done=True, raises=StoreUnavailable)
-    return failed(Verdict.GIVE_UP)
+    for rule in _RULES:
+        if rule.code is code and rule.part in low:
+            return RpcFailed(rule.verdict, said, maybe_done=rule.maybe_done, raises=rule.raises)
+    return RpcFailed(Verdict.GIVE_UP, said, maybe_done=False, raises=StoreRejected)
 
 
 def _closed() -> RpcFailed:

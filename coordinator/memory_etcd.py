@@ -117,13 +117,7 @@ class MemoryEtcd:
         self, compares: Sequence[Compare], success: Sequence[Op], failure: Sequence[Op]
     ) -> TxnResult:
         """Run one transaction; raises StoreRejected and LeaseNotFound as etcd does, changing nothing."""
-        for branch in (compares, success, failure):
-            if len(branch) > MAX_TXN_OPS:
-                raise StoreRejected("INVALID_ARGUMENT: etcdserver: too many operations in txn request")
-        for branch in (success, failure):
-            written = [op.key for op in branch if not isinstance(op, Get)]
-            if len(written) != len(set(written)):
-                raise StoreRejected("INVALID_ARGUMENT: etcdserver: duplicate key given in txn request")
+        _check_form(compares, success, failure)
         succeeded = all(map(self._holds, compares))
         ops = success if succeeded else failure
         for op in ops:
@@ -241,3 +235,14 @@ class MemoryEtcd:
 
 def _key(event: Changed | Deleted) -> str:
     return event.kv.key if isinstance(event, Changed) else event.key
+
+
+def _check_form(compares: Sequence[Compare], success: Sequence[Op], failure: Sequence[Op]) -> None:
+    """Refuse what etcd refuses whatever the keys are."""
+    for branch in (compares, success, failure):
+        if len(branch) > MAX_TXN_OPS:
+            raise StoreRejected("INVALID_ARGUMENT: etcdserver: too many operations in txn request")
+    for branch in (success, failure):
+        written = [op.key for op in branch if not isinstance(op, Get)]
+        if len(written) != len(set(written)):
+            raise StoreRejected("INVALID_ARGUMENT: etcdserver: duplicate key given in txn request")

@@ -172,9 +172,7 @@ class MemoryStore:
             late.cancel()
         await asyncio.gather(*self._late, return_exceptions=True)
 
-    async def _follow(
-        self, prefix: str, wake: asyncio.Event
-    ) -> AsyncIterator[Snapshot | Changes]:
+    async def _follow(self, prefix: str, wake: asyncio.Event) -> AsyncIterator[Snapshot | Changes]:
         revision: int | None = None
         while True:
             if not self._is_reachable():

@@ -174,7 +174,9 @@ async def a_watch_begins_with_what_is_there_and_loses_nothing(world: World) -> N
         while len(seen) < 100:
             changes = await next_changes(items)
             assert all(isinstance(event, Changed) for event in changes.events)
-            seen += [event.kv.mod_revision for event in changes.events if isinstance(event, Changed)]
+            seen += [
+                event.kv.mod_revision for event in changes.events if isinstance(event, Changed)
+            ]
             assert changes.revision == seen[-1]
         assert seen == await writing
 

@@ -110,9 +110,7 @@ class Node:
         return None if rank is None else Candidacy(rank, self.world.ttl_s)
 
     def _gained(self, ownership: Ownership) -> None:
-        self.world.events.append(
-            Event(self.world.clock.now(), self.name, ownership.job, ownership)
-        )
+        self.world.events.append(Event(self.world.clock.now(), self.name, ownership.job, ownership))
 
     def _lost(self, job: str, reason: LostReason) -> None:
         self.world.events.append(Event(self.world.clock.now(), self.name, job, None, reason))

@@ -2,8 +2,11 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def owner_of_port(port: int, pids: dict[str, int]) -> str | None:

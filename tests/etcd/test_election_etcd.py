@@ -42,7 +42,6 @@ async def test_takeover_when_the_holder_dies(world: World, make: Make) -> None:
     await world.until(world.all_know_all)
     await first.die()
     took_s = await world.until(world.all_owned)
-    print(f"\ntakeover after a death, TTL 2: {took_s:.2f} s")
     assert 1.4 < took_s < 3.5
     world.check_history()
 
@@ -57,7 +56,6 @@ async def test_handover_when_the_holder_releases(world: World, make: Make) -> No
     await first.election.release_all()
     await world.until(world.all_owned)
     took_s = time.monotonic() - started
-    print(f"\nhandover after a release: {took_s * 1000:.0f} ms")
     assert took_s < 0.3
     assert world.holders("job-1") == ["second"]
     world.check_history()
@@ -89,12 +87,11 @@ async def test_five_thousand_jobs_change_hands(world: World, make: Make) -> None
         return time.monotonic() - started
 
     first = make("first", 0)
-    claimed_s = await all_at(first)
+    assert await all_at(first) < 3
     second = make("second", 1)
     await second.election.ready()
     await first.die()
     (session,) = first.leases._sessions.values()
     await second.store.revoke(session.lease_id)
     took_s = await all_at(second)
-    print(f"\n5003 jobs: claimed in {claimed_s:.2f} s, taken over in {took_s:.2f} s")
     assert took_s < 3

@@ -94,7 +94,7 @@ def test_i12_a_blocked_loop_holds_nothing() -> None:
 async def test_i12_a_really_blocked_loop_holds_nothing(store: EtcdStore) -> None:
     session = await LeaseSession.open(store, BootClock(), 2)
     await asyncio.sleep(0.1)
-    assert session.is_held
+    assert session.remaining_s() > 1
     time.sleep(6)  # noqa: ASYNC251  this is the fault
     assert not session.is_held
     async with asyncio.timeout(3):
