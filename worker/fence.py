@@ -59,7 +59,8 @@ class Fence:
                 )
             if persist is not None:
                 persist()
-            if token != self._highest:
+            if token != self._highest or not self.is_live:
+                # A deadline that has passed belonged to what the owner begins anew with this.
                 self._highest = token
                 self._deadline = None
             self.changed.notify_all()
@@ -115,7 +116,12 @@ class Gate:
     def renew(self, badge: Token) -> None:
         """Show a newer badge after a takeover."""
         with self._fence.changed:
-            self._badge = max(self._badge, badge)
+            if badge.cluster_id != self._badge.cluster_id:
+                self._badge = (
+                    badge  # of the cluster that the operator accepted in the other's place
+                )
+            else:
+                self._badge = max(self._badge, badge)
             self._fence.changed.notify_all()
 
     def close(self) -> None:
