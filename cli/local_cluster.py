@@ -232,7 +232,7 @@ class LocalCluster:
         arguments += ["--state", str(home / "state")]
         arguments += ["--tls", str(self._certificates(role, name))]
         member = Member(name, kind, arguments, home / "log")
-        self.members[name] = member
+        self.members[name if name not in self.members else f"{kind}-{name}"] = member
         return member
 
     def _certificates(self, role: Role, name: str) -> Path:

@@ -84,12 +84,10 @@ def worker_config(options: ProcessOptions, roots: Sequence[str], group: str | No
     if group is not None:
         credentials.identity.colleague(Role.WORKER, group)  # a group is named like a worker
     state = _state(options)
-    exported = tuple(_root(text) for text in roots)
-    _check_roots(exported, state)
     return WorkerConfig(
         name=credentials.identity.name,
         listen=options.listen,
-        roots=exported,
+        roots=read_roots(roots, state),
         state=state,
         credentials=credentials,
         http=options.http,
@@ -181,6 +179,13 @@ def _read(path: Path, option: str) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise _wrong(option, f"cannot read {path}: {error.strerror}") from error
+
+
+def read_roots(texts: Sequence[str], state: Path) -> tuple[ExportedRoot, ...]:
+    """Read NAME=PATH[:ro], at least one; raises `CommandFailed` when they do not fit together."""
+    roots = tuple(_root(text) for text in texts)
+    _check_roots(roots, state)
+    return roots
 
 
 def _root(text: str) -> ExportedRoot:

@@ -2,12 +2,15 @@
 
 `BATON_COORDINATORS`, `BATON_TLS` and `BATON_INSECURE` are the environment's names; the file is
 `~/.config/baton/config.toml` with `coordinators`, `tls`, `insecure` and `allow_insecure_network`.
+When none of them says how a coordinator on this machine is protected, and `baton up` of the same user
+runs it, its certificates are used: `up` leaves word of them below `~/.local/state/baton/up/`.
 """
 
+import contextlib
 import getpass
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +63,8 @@ def resolve(flags: Flags, environment: Mapping[str, str]) -> ClientSettings:
         str(parse_address(str(text).strip(), default_port=DEFAULT_PORT)) for text in texts
     )
     tls, insecure = _protection(flags, environment, file)
+    if tls is None and not insecure:
+        tls = _left_by_up(addresses[0], environment)
     if tls is not None:
         return ClientSettings(addresses, load_tls(tls))
     if not insecure and not all(parse_address(address).is_loopback for address in addresses):
@@ -96,6 +101,36 @@ def _protection(
         if tls or insecure:
             return (Path(tls).expanduser() if tls else None), insecure
     return None, False
+
+
+@contextlib.contextmanager
+def word_of_certificates(address: str, tls: Path, environment: Mapping[str, str]) -> Iterator[None]:
+    """Let client commands of this user find `tls` for a coordinator here, until the block is left.
+
+    Best effort: where it cannot be written, commands need `--tls`.
+    """
+    path = _word_at(address, environment)
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(str(tls), encoding="utf-8")
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def _left_by_up(address: str, environment: Mapping[str, str]) -> Path | None:
+    try:
+        found = Path(_word_at(address, environment).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if (found / "cert.pem").exists() else None
+
+
+def _word_at(address: str, environment: Mapping[str, str]) -> Path:
+    home = environment.get("XDG_STATE_HOME") or f"{environment.get('HOME', '~')}/.local/state"
+    return Path(home).expanduser() / "baton" / "up" / address.replace("/", "_")
 
 
 def _user_file(environment: Mapping[str, str]) -> dict[str, Any]:

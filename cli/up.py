@@ -1,17 +1,15 @@
 """`baton up`: everything on one machine, from one command.
 
 An embedded etcd, one coordinator and one worker named `local`, each a process of its own, over
-the loopback. Their configuration and data are in one directory: the same directory gives the same
-cluster again. Ctrl-C stops all of it: the coordinator hands over, then the worker, then etcd.
+the loopback, with certificates of their own making. All of it is kept in one directory: the same
+directory gives the same cluster again. Ctrl-C stops all of it, the worker first and etcd last.
 """
 
 import asyncio
-import contextlib
 import json
 import os
 import signal
-import sys
-from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -24,31 +22,21 @@ from cli.client import Client, connect
 from cli.command import finish
 from cli.exits import CommandFailed, Exit, NobodyAnswered
 from cli.group import new_group
+from cli.local_cluster import LocalCluster
 from cli.output import print_line, say
-from cli.process_options import EtcdOptions, ProcessOptions, coordinator_config, worker_config
-from cli.settings import Flags, resolve
+from cli.process_options import read_roots
+from cli.settings import ClientSettings, word_of_certificates
 from coordinator.embedded_etcd import start_etcd
-from coordinator.keys import DEFAULT_PREFIX
+from wire.address import parse_address
+from wire.credentials import load_tls
 
 app = new_group()
 
-WORKER_NAME = "local"
-COORDINATOR_NAME = "local"
+NAME = "local"
+"""Of the coordinator, the worker and the cluster."""
 
 _READY_S = 60.0
-_STOP_S = 10.0
 _POLL_S = 0.1
-_TAIL_BYTES = 2_000
-
-# The child asks to be told of its parent's end, makes sure that this has not come yet, and becomes
-# baton: so nothing of `up` outlives it, not even when it is killed.
-_LAUNCHER = """
-import ctypes, os, signal, sys
-ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGTERM, 0, 0, 0)
-if os.getppid() != int(sys.argv[1]):
-    sys.exit("the parent has ended")
-os.execv(sys.executable, [sys.executable, "-m", "cli.main", *sys.argv[2:]])
-"""
 
 
 @app.command("up")
@@ -82,213 +70,112 @@ def up(
     where = (data or Path(home) / "baton").absolute()
 
     async def run() -> Exit:
-        return await _up(_Plan(where, root, http, listen, worker_listen))
+        return await _up(_Wanted(where, root or [], http, listen, worker_listen))
 
     finish(run)
 
 
-class _Plan:
-    """What is to run, written down as the configuration files of its processes."""
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What was asked for."""
 
-    def __init__(
-        self, data: Path, roots: list[str] | None, http: str, listen: str, worker_listen: str
-    ) -> None:
-        self.data = data
-        self.http = http
-        self.listen = listen
-        self.worker_listen = worker_listen
-        self.coordinator_file = data / "coordinator.toml"
-        self.worker_file = data / "worker.toml"
-        self._remembered = data / "roots.json"
-        self.roots = roots or self._last_roots()
-
-    def check(self) -> None:
-        """Refuse here what the processes would refuse. Raises `CommandFailed` or a `WireError`."""
-        for listen, http in ((self.listen, self.http), (self.worker_listen, None)):
-            options = ProcessOptions(
-                name=COORDINATOR_NAME,
-                listen=listen,
-                http=http,
-                state=self.data / "coordinator",
-                tls=None,
-                insecure=True,
-                allow_insecure_network=False,
-                advertise=None,
-                etcd=EtcdOptions("http://127.0.0.1:1" if http else None),
-            )
-            if http:
-                coordinator_config(options, DEFAULT_PREFIX)
-            else:
-                worker_config(options, self.roots, None)
-
-    def write(self, etcd: tuple[str, ...]) -> None:
-        """Write the files. Raises `CommandFailed` when that is not possible."""
-        self._write(self._remembered, json.dumps(self.roots))
-        common = {"insecure": True}
-        self._write(
-            self.coordinator_file,
-            _toml(
-                {
-                    "name": COORDINATOR_NAME,
-                    "etcd": list(etcd),
-                    "listen": self.listen,
-                    "http": self.http,
-                    "state": str(self.data / "coordinator"),
-                    **common,
-                }
-            ),
-        )
-        self._write(
-            self.worker_file,
-            _toml(
-                {
-                    "name": WORKER_NAME,
-                    "listen": self.worker_listen,
-                    "root": self.roots,
-                    "state": str(self.data / "worker"),
-                    **common,
-                }
-            ),
-        )
-
-    def _last_roots(self) -> list[str]:
-        try:
-            return [str(text) for text in json.loads(self._remembered.read_text())]
-        except (OSError, ValueError):
-            files = self.data / "files"
-            self._make(files)
-            return [f"files={files}"]
-
-    def _make(self, directory: Path) -> None:
-        try:
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            raise CommandFailed(
-                Exit.USAGE, f"--data: cannot make {directory}: {error.strerror}"
-            ) from error
-
-    def _write(self, path: Path, text: str) -> None:
-        self._make(path.parent)
-        try:
-            path.write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise CommandFailed(
-                Exit.USAGE, f"--data: cannot write {path}: {error.strerror}"
-            ) from error
+    data: Path
+    roots: list[str]
+    http: str
+    listen: str
+    worker_listen: str
 
 
-def _toml(values: dict[str, object]) -> str:
-    """Write flat TOML; JSON's strings, lists and booleans are TOML's."""
-    return "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())
-
-
-async def _up(plan: _Plan) -> Exit:
-    plan.check()
+async def _up(wanted: _Wanted) -> Exit:
+    for address in (wanted.listen, wanted.worker_listen, wanted.http):
+        parse_address(address)
+    roots = await asyncio.to_thread(_roots, wanted)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    etcd_data = plan.data / "etcd"
-    async with start_etcd(etcd_data) as etcd:
-        plan.write(etcd.endpoints)
-        async with (
-            _process("worker", plan.worker_file, plan.data) as worker,
-            _process("coordinator", plan.coordinator_file, plan.data) as coordinator,
-        ):
-            ends = [asyncio.create_task(one.wait()) for one in (coordinator, worker)]
-            stopped = asyncio.create_task(stop.wait())
-            ready = asyncio.create_task(_introduce(plan))
-            await asyncio.wait({*ends, stopped, ready}, return_when=asyncio.FIRST_COMPLETED)
-            if ready.done():
-                ready.result()
-                print_line(f"status page: http://{plan.http}/")
-                say(f"ready; baton commands ask {plan.listen}; Ctrl-C stops everything")
-                await asyncio.wait({*ends, stopped}, return_when=asyncio.FIRST_COMPLETED)
-            failed = _first_end(plan.data, coordinator, worker) if not stopped.done() else None
-            for task in (ready, stopped, *ends):
+    async with (
+        start_etcd(wanted.data / "etcd") as etcd,
+        LocalCluster(wanted.data, etcd.endpoints, cluster=NAME) as cluster,
+    ):
+        coordinator = cluster.add_coordinator(NAME, listen=wanted.listen, http=wanted.http)
+        worker = cluster.add_worker(NAME, roots, listen=wanted.worker_listen)
+        with word_of_certificates(wanted.listen, cluster.operator_tls, os.environ):
+            running = asyncio.create_task(_introduce(wanted, cluster))
+            stopping = asyncio.create_task(stop.wait())
+            await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if not stopping.done():
+                running.result()
+                print_line(f"status page: http://{wanted.http}/")
+                say(f"certificates for other programs: --tls {cluster.operator_tls}")
+                say(f"ready; baton commands ask {wanted.listen}; Ctrl-C stops everything")
+                ends = [asyncio.create_task(one.wait()) for one in (coordinator, worker)]
+                await asyncio.wait({*ends, stopping}, return_when=asyncio.FIRST_COMPLETED)
+                for ending in ends:
+                    ending.cancel()
+                await asyncio.gather(*ends, return_exceptions=True)
+            failed = None if stopping.done() else _first_end(cluster)
+            for task in (running, stopping):
                 task.cancel()
-            await asyncio.gather(ready, stopped, *ends, return_exceptions=True)
+            await asyncio.gather(running, stopping, return_exceptions=True)
     if failed is not None:
         raise failed
     say("stopped")
     return Exit.DONE
 
 
-@contextlib.asynccontextmanager
-async def _process(
-    kind: str, config: Path, data: Path
-) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run one process until the block is left; then SIGTERM, and SIGKILL when that does not do."""
-    arguments = [kind, "start", "--config", str(config)]
-    environment = {key: value for key, value in os.environ.items() if key[:6] != "BATON_"}
-    with (data / f"{kind}.log").open("wb") as log:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *("-c", _LAUNCHER, str(os.getpid()), *arguments),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,  # Ctrl-C in the terminal is for us: the order matters
-            env=environment,
-        )
+def _roots(wanted: _Wanted) -> list[str]:
+    """Return the roots to export, checked and remembered for the next time; makes the directory."""
+    remembered = wanted.data / "roots.json"
     try:
-        yield process
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.terminate()
-        try:
-            async with asyncio.timeout(_STOP_S):
-                await process.wait()
-        except TimeoutError:
-            say(f"{kind} did not stop within {_STOP_S:g} s: killed")
-            process.kill()
-            await process.wait()
-
-
-async def _introduce(plan: _Plan) -> None:
-    """Wait for both processes, and make the worker known. Raises `CommandFailed`."""
-    settings = resolve(Flags(coordinator=plan.listen, insecure=True), {})
-    try:
-        async with asyncio.timeout(_READY_S):
-            while True:
-                try:
-                    async with connect(settings, _READY_S) as client:
-                        await _register(client, plan.worker_listen)
-                        return
-                except NobodyAnswered:
-                    await asyncio.sleep(_POLL_S)
-    except TimeoutError as error:
+        wanted.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        roots = wanted.roots
+        if not roots:
+            try:
+                roots = [str(text) for text in json.loads(remembered.read_text())]
+            except (FileNotFoundError, ValueError):
+                files = wanted.data / "files"
+                files.mkdir(exist_ok=True)
+                roots = [f"files={files}"]
+        read_roots(roots, wanted.data / "etcd")
+        remembered.write_text(json.dumps(roots), encoding="utf-8")
+    except OSError as error:
         raise CommandFailed(
-            Exit.FAILED, f"not ready within {_READY_S:g} s: look into {plan.data}/*.log"
+            Exit.USAGE, f"--data: {wanted.data} cannot be used: {error.strerror}"
         ) from error
+    return roots
+
+
+async def _introduce(wanted: _Wanted, cluster: LocalCluster) -> None:
+    """Start both, and make the worker known. Raises `CommandFailed` and `MemberFailed`."""
+    await cluster.start()
+    credentials = await asyncio.to_thread(load_tls, cluster.operator_tls)
+    settings = ClientSettings((wanted.listen,), credentials)
+    async with connect(settings, _READY_S) as client:
+        await _register(client, wanted.worker_listen)
 
 
 async def _register(client: Client, address: str) -> None:
-    """Add the worker if it is not there, and wait until it is reached."""
+    """Add the worker, or where it is now if that changed, and wait until it is reached."""
     stub = client.stub
     while True:
         try:
-            found = await stub.GetWorker(GetWorkerRequest(name=WORKER_NAME), timeout=5)
+            found = await stub.GetWorker(GetWorkerRequest(name=NAME), timeout=5)
         except grpc.aio.AioRpcError as error:
             if error.code() is not grpc.StatusCode.NOT_FOUND:
                 raise NobodyAnswered(error.details() or error.code().name) from error
-            await client.ask(stub.AddWorker, AddWorkerRequest(name=WORKER_NAME, address=address))
+            await client.ask(stub.AddWorker, AddWorkerRequest(name=NAME, address=address))
             continue
         if found.address != address:
-            await client.ask(stub.AddWorker, AddWorkerRequest(name=WORKER_NAME, address=address))
+            await client.ask(stub.AddWorker, AddWorkerRequest(name=NAME, address=address))
         elif found.reachable:
             return
         await asyncio.sleep(_POLL_S)
 
 
-def _first_end(data: Path, *processes: asyncio.subprocess.Process) -> CommandFailed:
+def _first_end(cluster: LocalCluster) -> CommandFailed:
     """Say which process ended by itself, with the last it said."""
-    for kind, process in zip(("coordinator", "worker"), processes, strict=True):
-        if process.returncode is not None:
-            path = data / f"{kind}.log"
-            tail = path.read_bytes()[-_TAIL_BYTES:].decode("utf-8", "replace").strip()
-            return CommandFailed(
-                Exit.FAILED,
-                f"the {kind} ended with status {process.returncode}; the end of {path}:\n{tail}",
-            )
+    for member in cluster.members.values():
+        if not member.is_running:
+            return CommandFailed(Exit.FAILED, str(member.failure()))
     return CommandFailed(Exit.FAILED, "a process ended")

@@ -151,7 +151,10 @@ class Cluster:
     # Workers
 
     async def add_worker(self, name: str, address: str, group: str, by: str) -> WorkerView:
-        """Register a worker; raises AlreadyThere when the name stands for another address."""
+        """Register a worker, or where it is now if it moved.
+
+        Raises AlreadyThere while one of that name answers at another address, Contended.
+        """
         _check_label("NAME", name)
         try:
             parse_address(address)
@@ -159,16 +162,26 @@ class Cluster:
             raise Invalid(f"HOST:PORT: {error}") from error
         key = self.keys.worker(name)
         record = WorkerRecord(address=address, group=group, added_by=by, added_at=utc_now())
-        result = await self.store.txn([Compare(key, Field.CREATE, 0)], [Put(key, encode(record))])
+        kv = await self.store.get(key)
+        if kv is not None:
+            await self._check_moved(name, decode(kv.value, WorkerRecord), address)
+        revision = kv.mod_revision if kv is not None else 0
+        result = await self.store.txn(
+            [Compare(key, Field.MOD, revision)], [Put(key, encode(record))]
+        )
         if not result.succeeded:
-            kv = await self.store.get(key)
-            known = decode(kv.value, WorkerRecord) if kv is not None else record
-            if (known.address, known.group) != (address, group):
-                raise AlreadyThere(
-                    f"worker {name} is registered at {known.address}: if it moved, "
-                    f"'baton worker remove {name}' first; else choose another name"
-                )
+            raise Contended(f"worker {name} was changed by somebody else just now: try again")
         return await self._look_at(name, record)
+
+    async def _check_moved(self, name: str, known: WorkerRecord, address: str) -> None:
+        """Refuse a second worker of a name: the first must not answer any more."""
+        if known.address == address:
+            return
+        if (await self._look_at(name, known)).reachable:
+            raise AlreadyThere(
+                f"worker {name} is registered at {known.address} and answers there: "
+                f"stop it first if it is to move to {address}; else choose another name"
+            )
 
     async def workers(self) -> list[WorkerView]:
         """Return all registered workers, each asked how it is."""
