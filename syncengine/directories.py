@@ -92,9 +92,8 @@ class Directories:
             if held.hidden_in is owner:
                 held.hidden_in = None
 
-    def note_device(self, held: Held, expected: int) -> None:
+    def note_device(self, held: Held, device: int, expected: int) -> None:
         """Remember the file system of a directory, if it is not the expected one."""
-        device = os.fstat(held.fd).st_dev
         if device != expected and device not in self.devices:
             self.devices[device] = os.dup(held.fd)
 

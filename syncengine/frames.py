@@ -6,6 +6,7 @@ orders may be is judged where the records are carried out.
 """
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import msgspec
 
@@ -130,13 +131,16 @@ Record = (
 )
 
 
+Number = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+
+
 class Published(msgspec.Struct, array_like=True, tag=1):
     """What has become visible since the last reply, durably if the job wants it so."""
 
-    files_copied: int
-    bytes_copied: int
-    files_updated: int
-    files_deleted: int
+    files_copied: Number
+    bytes_copied: Number
+    files_updated: Number
+    files_deleted: Number
 
 
 class Failed(msgspec.Struct, array_like=True, tag=2):
@@ -151,7 +155,7 @@ class Full(msgspec.Struct, array_like=True, tag=3):
     """No space is left: nothing more is written in this push."""
 
     path: bytes
-    free_bytes: int
+    free_bytes: Number
 
 
 class Finished(msgspec.Struct, array_like=True, tag=4):

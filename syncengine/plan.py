@@ -278,7 +278,8 @@ class _Mirror:
                 self.options.keep_times and ours.mtime_ns != theirs.mtime_ns
             )
             seen = theirs.seen
-        if theirs is None or differs or (level.changed and self.options.keep_times):
+        # Also without times: to write in it, its owner may have had to be given the right to.
+        if theirs is None or differs or level.changed:
             self.plan.directories.append(
                 SetDirectory(ours.path, mode, ours.mtime_ns, seen, differs)
             )

@@ -11,12 +11,12 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from syncengine.directories import Directories
+from syncengine.directories import Directories, Held
 from syncengine.failpoints import Step, reach
 from syncengine.frames import Failed, Published, Reply
 from syncengine.kernel import syncfs
@@ -94,6 +94,7 @@ class Publisher:
         gate: PublishGate,
         trash: Trash,
         temporaries: Temporaries,
+        enter: Callable[[bytes], Held],
     ) -> None:
         self._tree = tree
         self._directories = directories
@@ -101,6 +102,7 @@ class Publisher:
         self._gate = gate
         self._trash = trash
         self._temporaries = temporaries
+        self._enter = enter
         self._strict = options.durability is Durability.STRICT
         self.has_failed = False
         """Whether anything could not be written so far: then nothing is deleted any more."""
@@ -284,7 +286,7 @@ class Publisher:
 
     def _drop(self, drop: Drop, outcome: _Outcome) -> None:
         try:
-            fd = self._directories.fd(drop.parent)
+            fd = self._enter(drop.parent).fd
         except _GONE:
             return  # gone by itself
         before = look(fd, drop.name)
@@ -338,7 +340,9 @@ class Publisher:
             os.fchmod(held.fd, settle.mode)
         if self._options.keep_times:
             os.utime(held.fd, ns=(status.st_atime_ns, settle.mtime_ns))
-        outcome.touched.add(settle.path)
+        if self._strict and self._one_by_one:
+            os.fsync(held.fd)  # by its mode now, it may not be opened again
+        outcome.has_touches = True
         outcome.updated += settle.differs
 
     def _make_names_durable(self, outcome: _Outcome) -> None:

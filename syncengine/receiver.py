@@ -74,6 +74,7 @@ class Receiver:
             gate=gate,
             trash=self._trash,
             temporaries=temporaries,
+            enter=self._staging.enter,
         )
         self._decoder = wire.FrameDecoder()
         self._phase = 0
@@ -382,7 +383,7 @@ class Receiver:
         if self._deletes_left is not None:
             self._deletes_left -= 1
             if self._deletes_left < 0:
-                raise DeleteLimitExceeded("the peer deletes more than was agreed")
+                raise DeleteLimitExceeded(f"more deletes at {self._member} than were agreed")
         if self._publisher.has_failed or self._is_full:
             # What could not be written may be the new place of what would be deleted here.
             self._left_out += 1

@@ -15,7 +15,7 @@ from blake3 import blake3
 from syncengine.directories import OPEN_DIRECTORY, Directories
 from syncengine.errors import RootReadOnly
 from syncengine.model import TEMPORARY_PREFIX, Entry, Kind, Problem, What
-from syncengine.names import MAX_NAME, MAX_PATH, is_reserved, join
+from syncengine.names import MAX_NAME, MAX_PATH, check_path, is_reserved, join
 from syncengine.operations import displaced_name
 from syncengine.trash import Trash
 from syncengine.tree import Tree, remove_tree
@@ -70,6 +70,7 @@ def scan(
     digests: bool = False,
     keep_setuid: bool = False,
     clean_temporaries: bool = False,
+    within: Iterable[bytes] | None = None,
 ) -> Iterator[Entry]:
     """Yield the top (path b"") and everything below it, in tree order; blocks on the disk.
 
@@ -78,23 +79,48 @@ def scan(
     `clean_temporaries` removes what a killed run left, for the one writer of a target; an older
     version that it had just displaced goes to the trash. What cannot be read is added to `problems`
     as UNREADABLE and makes the scan incomplete; what vanishes while it is looked at is not there.
+
+    With `within`, only these paths, what is below them and the directories on the way to them are
+    looked at: two scans within the same paths make a plan for just these. A path whose parent is
+    gone should come with that parent. Raises MalformedFrame for a forbidden path.
     """
     if clean_temporaries and tree.read_only:
         raise RootReadOnly("a tree that is opened to be read cannot be cleaned")
     run = _Scan(tree, problems, member)
     run.digests, run.keep_setuid, run.clean = digests, keep_setuid, clean_temporaries
+    if within is not None:
+        run.wanted = _wanted(within)
     return run.entries()
+
+
+def _wanted(within: Iterable[bytes]) -> dict[bytes, set[bytes] | None]:
+    """Return, by directory, the names to look at; None for all names, and all below."""
+    wanted: dict[bytes, set[bytes] | None] = {}
+    for path in within:
+        check_path(path)
+        wanted[path] = None
+    for path in list(wanted):
+        at = path
+        while at:
+            at, _, name = at.rpartition(b"/")
+            names = wanted.setdefault(at, set())
+            if names is None:
+                break
+            names.add(name)
+    return wanted or {b"": set()}
 
 
 class _Level:
     """One directory on the way down: its children still to be given out, last first."""
 
-    __slots__ = ("children", "fd", "path", "seen")
+    __slots__ = ("children", "fd", "is_whole", "path", "seen")
 
     def __init__(self, path: bytes, fd: int, seen: int) -> None:
         self.path = path
         self.fd = fd
         self.seen = seen
+        self.is_whole = False
+        """Whether everything below is looked at, when the scan is `within` some paths."""
         self.children: list[Entry] = []
 
 
@@ -104,6 +130,7 @@ class _Scan:
         self.problems = problems
         self.member = member
         self.digests = self.keep_setuid = self.clean = False
+        self.wanted: dict[bytes, set[bytes] | None] | None = None
         self._levels: list[_Level] = []
 
     def entries(self) -> Iterator[Entry]:
@@ -170,6 +197,7 @@ class _Scan:
             )
             return False
         below = _Level(entry.path, fd, entry.seen)
+        below.is_whole = level.is_whole
         self._levels.append(below)
         if len(self._levels) > _HELD_LEVELS:
             oldest = self._levels[-_HELD_LEVELS - 1]
@@ -211,6 +239,11 @@ class _Scan:
 
     def _names(self, level: _Level) -> list[bytes]:
         """List one directory, last name first; deals with the reserved names on the way."""
+        if self.wanted is not None and not level.is_whole:
+            chosen = self.wanted.get(level.path)
+            if chosen is not None:
+                return sorted(chosen, reverse=True)
+            level.is_whole = True
         try:
             listed = os.listdir(level.fd)  # noqa: PTH208 - by descriptor
         except OSError as error:

@@ -25,6 +25,7 @@ from syncengine.changes import (
 )
 from syncengine.errors import MalformedFrame, PushAborted
 from syncengine.model import Counts, Problem, What
+from syncengine.names import check_path
 from syncengine.phases import Phase, Plan
 from syncengine.scan import OPEN_FILE, fingerprint
 from syncengine.spool import Spool
@@ -40,6 +41,7 @@ _SETUID_SETGID = stat.S_ISUID | stat.S_ISGID
 _GONE = (FileNotFoundError, NotADirectoryError)
 _RETRY_PAUSE_S = 0.05
 _MAX_RETRY_PATHS = 100_000
+_MAX_PROBLEMS = 10_000
 
 
 @dataclass(slots=True)
@@ -157,7 +159,15 @@ class Sender:
 
     def _problem(self, path: bytes, what: What, detail: str) -> None:
         with self._lock:
-            self._result.problems.append(Problem(path, self._member, what, detail))
+            self._add_problem(Problem(path, self._member, what, detail))
+
+    def _add_problem(self, problem: Problem) -> None:
+        """Note a problem; beyond a number, only that there are more. Under _lock."""
+        problems = self._result.problems
+        if len(problems) < _MAX_PROBLEMS:
+            problems.append(problem)
+        elif len(problems) == _MAX_PROBLEMS:
+            problems.append(Problem(b"", self._member, problem.what, "and more problems"))
 
     def _name(self, path: bytes) -> bytes:
         """Return the last component, having told the receiver the directory if it is another."""
@@ -356,6 +366,7 @@ class Sender:
                 result.counts.files_updated += updated
                 result.counts.files_deleted += deleted
             case wire.Failed(path, what, detail):
+                check_path(path)
                 try:
                     kind = What(what)
                 except ValueError as error:
@@ -363,8 +374,7 @@ class Sender:
                 if kind is What.TARGET_CHANGED and len(result.retry) < _MAX_RETRY_PATHS:
                     result.retry.append(path)
                 else:
-                    problem = Problem(path, self._target_member, kind, detail[:1000])
-                    result.problems.append(problem)
+                    self._add_problem(Problem(path, self._target_member, kind, detail[:1000]))
             case wire.Full():
                 self._full = reply
             case wire.Finished():

@@ -47,16 +47,25 @@ class Staging:
         self._options = options
         self._temporaries = temporaries
         self._umask = current_umask()
+        self._is_root = os.geteuid() == 0
 
     def enter(self, path: bytes) -> Held:
-        """Return the directory at `path`, knowing which mode bits creation would lose in it."""
+        """Return the directory at `path`, ready to have entries made in it and removed from it.
+
+        Its owner is given the right to write where the source's mode leaves him none; the plan sets
+        the mode of every directory that it changes anything in, afterwards.
+        """
         held = self._directories.get(path)
         if held.mask is None:
             held.mask = self._umask | _SETUID_SETGID
             with contextlib.suppress(OSError):
                 os.getxattr(held.fd, _DEFAULT_ACL)
                 held.mask = 0o7777  # a default ACL takes part in every creation
-            self._directories.note_device(held, self._tree.device)
+            status = os.fstat(held.fd)
+            if not self._is_root and status.st_mode & stat.S_IRWXU != stat.S_IRWXU:
+                with contextlib.suppress(PermissionError):
+                    os.fchmod(held.fd, stat.S_IMODE(status.st_mode) | stat.S_IRWXU)
+            self._directories.note_device(held, status.st_dev, self._tree.device)
         return held
 
     def allowed(self, mode: int) -> int:

@@ -285,6 +285,20 @@ def test_i8_an_emptied_tree_holds_whatever_the_limits() -> None:
     assert holds(empty_target, off, Before()) == []
 
 
+def test_a_partial_plan_is_measured_against_all_that_is_covered() -> None:
+    summary = Summary(source_entries=0, target_entries=3, deletes=3)
+    for covered, expected in ((100, []), (5, [HoldReason.MAX_DELETE])):
+        found = judge(
+            summary,
+            Safety(),
+            source_member="s",
+            target_member="t",
+            before=Before(5, 5),
+            covered=covered,
+        )
+        assert [hold.reason for hold in found] == expected
+
+
 def test_what_the_markers_say_is_part_of_the_judgement() -> None:
     marker = Hold(HoldReason.MARKER_FOREIGN, "t", "not ours")
     found = judge(

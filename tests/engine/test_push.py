@@ -254,6 +254,26 @@ def test_more_directories_than_descriptors_are_held(pair: Pair) -> None:
     pair.check_equal()
 
 
+def test_plans_within_paths_touch_nothing_else(pair: Pair) -> None:
+    grow(pair.source, {"d/a": b"1", "d/b": b"2", "e/f": b"3", "g": b"4"})
+    pair.run()
+    grow(pair.source, {"d/a": b"one", "d/new/x": b"n", "e/f": b"three"}, T0 + 1)
+    (pair.source / "d/b").unlink()
+    (pair.source / "g").unlink()
+    with pair.preview() as plan:
+        everything = {change.path for change in plan}
+    pair.within = [b"d/a", b"d/new", b"d/b"]
+    with pair.preview() as plan:
+        some = {change.path for change in plan}
+    assert some == {b"d/a", b"d/b", b"d/new", b"d/new/x", b"d", b""}
+    assert everything - some == {b"e/f", b"e", b"g"}
+    assert pair.run().counts.files_copied == 2
+    assert (pair.target / "g").exists()
+    pair.within = None
+    assert pair.run().counts.files_copied == 1
+    pair.check_equal()
+
+
 def test_replaced_versions_are_kept_when_the_job_says_so(pair: Pair) -> None:
     pair.options = MirrorOptions(safety=Safety(keep_replaced=True))
     grow(pair.source, {"d/a": b"new", "l": "new"})

@@ -194,5 +194,27 @@ def test_what_cannot_be_written_is_named_and_the_rest_goes_on(public: Path) -> N
     assert (target / "extra").read_bytes() == b"kept", "no deletes after what was not written"
 
 
+def test_directories_that_their_owner_may_not_write_in_are_kept_up_all_the_same(
+    public: Path,
+) -> None:
+    """A worker that is not root has no way around modes."""
+    source, target = public / "source", public / "target"
+    grow(source, {"ro/a": b"1", "ro/sub/b": b"2"})
+    grow(target, {})
+    for mode in (0o755, 0o555):
+        (source / "ro/sub").chmod(mode)
+        (source / "ro").chmod(mode)
+    assert run_as_nobody(source, target)["push"] == []
+    assert picture(target) == picture(source)
+    (source / "ro").chmod(0o755)
+    (source / "ro/sub").chmod(0o755)
+    grow(source, {"ro/new": b"3", "ro/a": b"other", "ro/sub/c": b"4"}, T0 + 1)
+    (source / "ro/sub/b").unlink()
+    (source / "ro/sub").chmod(0o555)
+    (source / "ro").chmod(0o555)
+    assert run_as_nobody(source, target)["push"] == []
+    assert picture(target) == picture(source)
+
+
 def test_scan_completeness_is_a_matter_of_what_was_unreadable(pair: Pair) -> None:
     assert scan_is_complete([])

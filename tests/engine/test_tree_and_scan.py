@@ -113,6 +113,28 @@ def test_the_target_scan_cleans_up_and_leaves_the_times(tmp_path: Path) -> None:
     assert (root / ".baton/keep").exists()
 
 
+def test_a_scan_within_paths_sees_these_and_the_way_to_them(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    grow(root, dict.fromkeys(("a/b/c/d", "a/b/x", "a/y", "z", "k/l/m", "k/o", "q/r"), b""))
+
+    def within(*paths: bytes) -> list[bytes]:
+        problems: list[Problem] = []
+        with Tree.open(os.fsencode(root)) as tree:
+            found = [e.path for e in scan(tree, problems=problems, member="m", within=paths)]
+        assert problems == []
+        return found
+
+    everything = [entry.path for entry in entries_of(root)]
+    assert within(b"") == within(b"", b"a/b") == within(b"a/b", b"") == everything
+    assert within() == [b""]
+    assert within(b"a/b/c") == [b"", b"a", b"a/b", b"a/b/c", b"a/b/c/d"]
+    assert within(b"a/b/c", b"a/b") == [b"", b"a", b"a/b", b"a/b/c", b"a/b/c/d", b"a/b/x"]
+    assert within(b"k/l/m", b"a/y") == [b"", b"a", b"a/y", b"k", b"k/l", b"k/l/m"]
+    assert within(b"gone/x", b"q/gone", b"z/x") == [b"", b"q", b"z"]
+    with pytest.raises(MalformedFrame):
+        within(b"../outside")
+
+
 def test_fingerprints_tell_versions_apart_and_directories_by_identity(tmp_path: Path) -> None:
     file, folder = tmp_path / "f", tmp_path / "d"
     file.write_bytes(b"one")

@@ -99,6 +99,7 @@ class Pair:
     options: MirrorOptions = field(default_factory=MirrorOptions)
     gate: PublishGate = field(default_factory=OpenGate)
     digests: bool = False
+    within: list[bytes] | None = None
     problems: list[Problem] = field(default_factory=list)
 
     def plan(self, source: Tree, target: Tree) -> Plan:
@@ -111,8 +112,9 @@ class Pair:
             digests=self.digests,
             keep_setuid=True,
             clean_temporaries=not target.read_only,
+            within=self.within,
         )
-        ours = scan(source, problems=problems, member="s", digests=self.digests)
+        ours = scan(source, problems=problems, member="s", digests=self.digests, within=self.within)
         return plan_mirror(
             ours,
             decode_entries(encode_entries(theirs)),
