@@ -29,6 +29,10 @@ CREATE TABLE IF NOT EXISTS roots (
     known TEXT NOT NULL
 ) WITHOUT ROWID;
 """
+_PROBES = (
+    "SELECT job, root, cluster_id, revision FROM tokens LIMIT 1",
+    "SELECT name, known FROM roots LIMIT 1",
+)
 
 
 class Journal:
@@ -38,10 +42,7 @@ class Journal:
         """Open or make the file; raise StartRefused when it is damaged or cannot be written."""
         self._lock = threading.Lock()
         try:
-            self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
-            self._db.executescript(_SCHEMA)
+            self._db = _open(path)
         except sqlite3.Error as error:
             raise StartRefused(
                 f"the journal {path} cannot be used: {error}. Give it room and permission; if it is "
@@ -84,3 +85,25 @@ class Journal:
         """Close the file."""
         with self._lock:
             self._db.close()
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    """Open the file and look at all of it: damage shows at the start, not when an order comes."""
+    db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+    try:
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute("PRAGMA synchronous=FULL")
+        db.executescript(_SCHEMA)
+        _check(db)
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _check(db: sqlite3.Connection) -> None:
+    found = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if found != "ok":
+        raise sqlite3.DatabaseError(found)
+    for probe in _PROBES:
+        db.execute(probe).fetchone()
