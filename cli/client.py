@@ -77,6 +77,8 @@ async def connect(
 ) -> AsyncIterator[Client]:
     """Connect to the first coordinator that answers, leaving out those of `without`.
 
+    `timeout_s` is for connecting and asking together.
+
     Raises `NobodyAnswered` with who was tried and why each did not serve, or `CommandFailed` when
     every one that answered could not prove that it is a coordinator of this cluster.
     """
@@ -109,7 +111,7 @@ async def _first_ready(channels: dict[str, grpc.aio.Channel], timeout_s: float) 
                     tried.reasons[tasks[task]] = reason
     except TimeoutError:
         for task in pending:
-            tried.reasons[tasks[task]] = f"no answer within {timeout_s:g} s"
+            tried.reasons[tasks[task]] = f"no answer within {timeout_s:.3g} s"
     finally:
         for task in pending:
             task.cancel()

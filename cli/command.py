@@ -97,8 +97,9 @@ def remote(
             async def run() -> Exit:
                 settings = resolve(flags, os.environ)
                 silent: frozenset[str] = frozenset()
+                left_s = timeout_s
                 while True:
-                    async with connect(settings, timeout_s, without=silent) as client:
+                    async with connect(settings, left_s, without=silent) as client:
                         call = Call(settings, timeout_s, wanted, client)
                         try:
                             return await body(call, **arguments) or Exit.DONE
@@ -106,6 +107,7 @@ def remote(
                             silent |= {client.address}
                             if not repeatable or silent >= set(settings.coordinators):
                                 raise
+                            left_s = client.remaining_s
 
             finish(run)
 

@@ -162,7 +162,7 @@ async def run(
     return finish_run(call, await follow(call, answer.job, answer.run))
 
 
-@remote(app, "preview")
+@remote(app, "preview", repeatable=False)
 async def preview(call: Call, name: Name) -> Exit:
     """List what a run would change, and change nothing."""
     changes: list[ChangeView] = []

@@ -45,6 +45,7 @@ async def follow(call: Call, job: str, run_id: str) -> RunView:
     loop = asyncio.get_running_loop()
     client = call.client
     patient_until = loop.time() + PATIENCE_S
+    said = ""
     async with contextlib.AsyncExitStack() as stack:
         display = stack.enter_context(_Display(job))
         while True:
@@ -59,7 +60,9 @@ async def follow(call: Call, job: str, run_id: str) -> RunView:
             except NobodyAnswered as silence:
                 if loop.time() > patient_until:
                     raise
-                say(f"{silence}; asking again")
+                if str(silence) != said:
+                    said = str(silence)
+                    say(f"{said}; asking again")
                 await asyncio.sleep(_RETRY_S)
                 with contextlib.suppress(CommandFailed):  # nobody there yet: the old one may return
                     client = await stack.enter_async_context(connect(call.settings, call.timeout_s))

@@ -45,7 +45,7 @@ async def show(call: Call, job: JobName, run: RunId) -> None:
     call.show(view, lambda: print_run(view))
 
 
-@remote(app, "follow")
+@remote(app, "follow", repeatable=False)
 async def follow_(
     call: Call,
     job: JobName,
