@@ -300,8 +300,7 @@ class Api:
                     view = answer.run
                     yield answer
             yield pb.FollowRunResponse(run=view)
-            is_held = view.outcome == Outcome.BLOCKED.value and not record.approved
-            if view.ended or is_held:
+            if view.ended or view.outcome == Outcome.BLOCKED.value:
                 return
             await asyncio.sleep(_FOLLOW_S)
 

@@ -132,7 +132,14 @@ class JobOwner:
                 f"run {instant_text(instant)} of job {self.name} has no plan to approve: "
                 f"{self.held[1].reason}; mend that, then run the job again"
             )
-        record = msgspec.structs.replace(self.held[1], approved=self.held[1].plan)
+        # Running from here on, for whoever looks: an approved run waits for nobody any more.
+        record = msgspec.structs.replace(
+            self.held[1],
+            outcome=Outcome.RUNNING,
+            reason="approved by an operator",
+            approved=self.held[1].plan,
+        )
+        self._phase("running", record.reason)
         await self.ledger.write(self.ownership, self.state, [(instant, record)])
         self.held = (instant, record)
         self._wake.set()
@@ -181,7 +188,8 @@ class JobOwner:
             log.info("ownership_over", job=self.name, why=str(error))
         finally:
             for request in self._requests:
-                request.created.cancel()
+                if not request.created.done():
+                    request.created.set_exception(NotOwner(f"job {self.name} has changed hands"))
 
     async def hand_over(self) -> None:
         """Write down that this owner stops; called after `own` was cancelled, before the release."""
