@@ -1,0 +1,97 @@
+"""etcd hangs or is away: owners fall silent in time, and go on where they were."""
+
+import asyncio
+import signal
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from coordinator.embedded_etcd import start_etcd
+from tests.cluster.harness import Scene, scene_on, until
+from tests.cluster.trees import check_equal, grow, put
+
+TTL_S = 2
+
+
+@pytest.fixture
+async def alone(fast_dir: Path, tmp_path: Path) -> AsyncIterator[Scene]:
+    """Two coordinators and two workers on an etcd of their own, to be harmed."""
+    async with (
+        start_etcd(fast_dir / tmp_path.name) as etcd,
+        scene_on(etcd, tmp_path / "alone", coordinators=2, workers=("a", "b")) as scene,
+    ):
+        yield scene
+
+
+def published(target: Path) -> int:
+    return sum(
+        1
+        for entry in target.rglob("f*")
+        if entry.is_file() and not entry.name.startswith(".baton~")
+    )
+
+
+@pytest.mark.timeout(150)
+async def test_i12_etcd_hangs_and_nothing_is_published_past_the_deadline(alone: Scene) -> None:
+    source, target = alone.roots["a"], alone.roots["b"]
+    files = 40_000
+    grow(source, files, size=40)
+    await alone.apply(name="hang", source="a:data", targets=["b:data"], lease_ttl=f"{TTL_S}s")
+    run = await alone.request_run("hang")
+    await until(lambda: (target / "d000").exists(), "the beginning", 60)
+    member = alone.etcd.members[0]
+    member.signal(signal.SIGSTOP)
+    stopped_at = time.monotonic()
+    await asyncio.sleep(TTL_S + 0.3)
+    counts = [await asyncio.to_thread(published, target)]
+    while time.monotonic() < stopped_at + 3 * TTL_S:
+        await asyncio.sleep(0.3)
+        counts.append(await asyncio.to_thread(published, target))
+    member.signal(signal.SIGCONT)
+    assert counts[0] < files, "the run was over before etcd hung long enough: make it longer"
+    assert len(set(counts)) == 1, f"published past the deadline: {counts}"
+    record = await alone.run_ended("hang", run, 90)
+    assert record.outcome.value == "succeeded", record
+    assert record.counts.files_copied == files
+    check_equal(source, target)
+    assert (await alone.run_ok("hang"))["files_copied"] == 0
+
+
+@pytest.mark.timeout(150)
+async def test_etcd_gone_is_said_by_every_command_and_jobs_go_on_when_it_returns(
+    alone: Scene,
+) -> None:
+    source, target = alone.roots["a"], alone.roots["b"]
+    put(source / "one", "1")
+    await alone.apply(
+        name="tick", source="a:data", targets=["b:data"], trigger={"every": "1s"}, lease_ttl="2s"
+    )
+    await until((target / "one").exists, "the first run")
+    member = alone.etcd.members[0]
+    await member.kill()
+    put(source / "two", "2")
+    for command in (("job", "show", "tick"), ("status",), ("worker", "list"), ("job", "list")):
+        ended = await alone.baton(*command, "--timeout", "4")
+        assert (ended.code, ended.out) == (4, ""), (command, ended)
+    ended = await alone.baton("job", "show", "tick", "--timeout", "15")
+    assert ended.code == 4
+    assert member.endpoint.removeprefix("http://") in ended.err
+    assert not (target / "two").exists()
+    await member.start()
+    await member.wait_healthy()
+    await until((target / "two").exists, "a run after etcd returned", 30)
+    await until(lambda: published_once(alone), "the ledger caught up", 30)
+    status = await alone.baton("status", "-o", "json")
+    assert status.code == 0
+    assert len(status.json["coordinators"]) == 2
+
+
+async def published_once(scene: Scene) -> bool:
+    """Whether the ledger has every due instant up to now, once, a second apart (I9)."""
+    runs = await scene.ledger.runs("tick")
+    instants = [at for at, _ in runs]
+    steps = [(b - a).total_seconds() for a, b in zip(instants, instants[1:], strict=False)]
+    assert set(steps) <= {1.0}, steps
+    return runs[-1][1].outcome.value in {"succeeded", "running"}
