@@ -23,6 +23,7 @@ from worker.config import WorkerConfig
 from worker.journal import Journal
 from worker.link import Describe, WorkerService, add_to_server
 from worker.member_tree import MemberTrees
+from worker.memory import keep_freed_memory
 from worker.mirror import MirrorRun
 from worker.peers import PeerService
 from worker.roots import Roots
@@ -37,6 +38,7 @@ STOP_S = 5.0
 
 async def run(config: WorkerConfig) -> None:
     """Serve until SIGTERM or SIGINT; raises WireError and WorkerError when it cannot begin."""
+    keep_freed_memory()
     configure_logs(role="worker", name=config.name)
     with locked_state(config.state), stop_signals() as stop:
         roots = await asyncio.to_thread(Roots, config.roots)
@@ -116,7 +118,7 @@ async def _serve(config: WorkerConfig, roots: Roots, journal: Journal, stop: asy
         log.info("stopping")
         notify_service_manager("STOPPING=1")
         reaping.cancel()
-        # First no new calls, then no link: a run that ends because we do is no outcome to report.
+        # First no new calls, then no links: else coordinators would keep them, and come back.
         ending = asyncio.create_task(server.stop(STOP_S))
         await asyncio.sleep(0)
         service.close()

@@ -50,12 +50,11 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
         self._credentials = credentials
         self._clock = clock
         self._describe = describe
-        self._conversations: set[asyncio.Task[Any]] = set()
+        self._closing = asyncio.Event()
 
     def close(self) -> None:
         """Hang up on every coordinator: they keep their links for as long as the worker lets them."""
-        for task in list(self._conversations):
-            task.cancel()
+        self._closing.set()
 
     async def Link(  # type: ignore[override]  # noqa: N802 - the name on the wire
         self,
@@ -65,25 +64,34 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
         """Carry out orders until the coordinator hangs up."""
         name = await self._coordinator(context)
         link = CoordinatorLink(name)
-        own_task: asyncio.Task[Any] | None = asyncio.current_task()
-        assert own_task is not None
-        self._conversations.add(own_task)
         log.info("link_opened", coordinator=name)
-        speaker = asyncio.create_task(self._speak(link, context))
-        pulser = asyncio.create_task(self._pulse(link))
+        talking = (
+            asyncio.create_task(self._listen(link, requests)),
+            asyncio.create_task(self._speak(link, context)),
+            asyncio.create_task(self._pulse(link)),
+            asyncio.create_task(self._closing.wait()),
+        )
+        listening = talking[0]
         try:
-            async for message in requests:
-                order = order_from_wire(message)
-                if not isinstance(order, Hello):
-                    self._sessions.take(order, link)
+            await asyncio.wait({listening, talking[-1]}, return_when=asyncio.FIRST_COMPLETED)
+            if not listening.done():
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "the worker is stopping")
+            await listening
         except ProtocolError as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         finally:
-            self._conversations.discard(own_task)
-            speaker.cancel()
-            pulser.cancel()
+            for task in talking:
+                task.cancel()
             self._sessions.link_gone(link)
             log.info("link_closed", coordinator=name)
+
+    async def _listen(
+        self, link: CoordinatorLink, requests: AsyncIterator[worker_pb2.Order]
+    ) -> None:
+        async for message in requests:
+            order = order_from_wire(message)
+            if not isinstance(order, Hello):
+                self._sessions.take(order, link)
 
     async def Describe(  # noqa: N802 - the name on the wire
         self,

@@ -14,6 +14,7 @@ from typing import Protocol
 
 import structlog
 
+from syncengine.model import Counts, Problem, What
 from wire.clock import Clock
 from wire.orders import (
     Assignment,
@@ -23,6 +24,7 @@ from wire.orders import (
     Hello,
     OpenSession,
     Order,
+    Outcome,
     Pulse,
     RefusalReason,
     Refused,
@@ -122,6 +124,7 @@ class Sessions:
         self._fences: dict[str, Fence] = {}
         self._order: dict[str, asyncio.Lock] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._is_closing = False
 
     def __len__(self) -> int:
         """How many jobs have a session here."""
@@ -136,6 +139,8 @@ class Sessions:
         if isinstance(order, Extend):
             self._extend(order, link)
             return
+        if self._is_closing:
+            return  # the link is about to break, and whoever connects anew will open sessions
         task = asyncio.create_task(self._carry_out(order, link))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -159,8 +164,11 @@ class Sessions:
                     await self._drop(session)
 
     async def close(self) -> None:
-        """Stop every run at a safe point and wait for it."""
+        """Stop every run at a safe point and wait for it; take no more orders."""
+        self._is_closing = True
         for session in list(self._sessions.values()):
+            # That a run stops because its worker does is no outcome: its owner gives it again.
+            session.link = None
             await self._drop(session)
         for task in list(self._tasks):
             task.cancel()
@@ -219,21 +227,12 @@ class Sessions:
         assignment, token = order.assignment, order.token
         roots = self._roots_here(assignment)
         fence = self._fences.setdefault(assignment.job, Fence(assignment.job, self._clock))
-        on_disk = await asyncio.to_thread(self.journal.tokens, assignment.job, roots)
-        self._check_cluster(assignment.job, token, on_disk)
-        if fence.highest is not None and fence.highest.cluster_id != token.cluster_id:
-            await asyncio.to_thread(fence.forget)
-        known = [t for t in on_disk.values() if t.cluster_id == token.cluster_id]
-        is_on_disk = len(on_disk) == len(roots) and set(on_disk.values()) == {token}
-        persist = functools.partial(self.journal.accept, assignment.job, roots, token)
         try:
-            await asyncio.to_thread(
-                fence.accept, token, max(known, default=None), None if is_on_disk else persist
-            )
+            await self._accept(token, fence, roots)
         except sqlite3.Error as error:
             raise OrderRefused(
                 RefusalReason.STATE_FAILED,
-                f"worker {self.worker} cannot write its journal: {error}; look at its disk",
+                f"worker {self.worker} cannot use its journal: {error}; look at its disk",
             ) from error
         session = self._sessions.get(assignment.job)
         if session is None:
@@ -242,6 +241,7 @@ class Sessions:
         else:
             session.assignment, session.token = assignment, token
             session.lease, session.link = order.lease, link
+            session.live_at = self._clock.now()  # not dropped before the first extension
         running = session.running
         log.info(
             "session_opened",
@@ -257,6 +257,20 @@ class Sessions:
         session.report(Pulse(0))
         if running is not None and running.ended is not None:
             session.report(running.ended)
+
+    async def _accept(self, token: Token, fence: Fence, roots: list[str]) -> None:
+        """Make the token the highest, durably; raises OrderRefused and sqlite3.Error."""
+        on_disk = await asyncio.to_thread(self.journal.tokens, fence.job, roots)
+        before = [*on_disk.values(), *([fence.highest] if fence.highest is not None else [])]
+        self._check_cluster(fence.job, token, before)
+        if fence.highest is not None and fence.highest.cluster_id != token.cluster_id:
+            await asyncio.to_thread(fence.forget)
+        known = [t for t in on_disk.values() if t.cluster_id == token.cluster_id]
+        is_on_disk = len(on_disk) == len(roots) and set(on_disk.values()) == {token}
+        persist = functools.partial(self.journal.accept, fence.job, roots, token)
+        await asyncio.to_thread(
+            fence.accept, token, max(known, default=None), None if is_on_disk else persist
+        )
 
     def _roots_here(self, assignment: Assignment) -> list[str]:
         mine = [m for m in (assignment.source, *assignment.targets) if m.worker == self.worker]
@@ -285,8 +299,8 @@ class Sessions:
                 )
         return sorted({member.root for member in mine})
 
-    def _check_cluster(self, job: str, token: Token, on_disk: dict[str, Token]) -> None:
-        foreign = [t for t in on_disk.values() if t.cluster_id != token.cluster_id]
+    def _check_cluster(self, job: str, token: Token, before: list[Token]) -> None:
+        foreign = [t for t in before if t.cluster_id != token.cluster_id]
         if foreign and token.cluster_id not in self._accepted_clusters:
             raise OrderRefused(
                 RefusalReason.FOREIGN_CLUSTER,
@@ -301,6 +315,12 @@ class Sessions:
         fence = self._fences.get(job)
         highest = fence.highest if fence else None
         session = self._sessions.get(job)
+        if highest is not None and _is_newer(token, highest):
+            raise OrderRefused(
+                RefusalReason.NO_SESSION,
+                f"no session of job {job} is open under token {token}: open it first",
+                highest,
+            )
         if highest is not None and token != highest:
             raise OrderRefused(
                 RefusalReason.STALE_TOKEN,
@@ -321,12 +341,15 @@ class Sessions:
 
     async def _start(self, session: Session, order: StartRun) -> None:
         running = session.running
-        if running is not None and running.id == order.run and not running.ended:
-            return
-        if running is not None:
-            await self._stop(running)
-        run = self._starts_run(session, order)
         generation = session.assignment.generation
+        is_same = running is not None and (running.id, running.generation) == (
+            order.run,
+            generation,
+        )
+        if running is not None and is_same and not running.ended:
+            return
+        await self._stop_quietly(session)
+        run = self._starts_run(session, order)
         task = asyncio.create_task(self._run(session, order, run))
         session.running = RunningRun(order.run, generation, run, task)
 
@@ -338,20 +361,41 @@ class Sessions:
             except asyncio.CancelledError:
                 # The owner's order, or the worker's end: the run itself has cleaned up.
                 ended = run.cancelled()
+            except Exception as error:
+                # An error of our own. Unsaid, the owner would wait for this run for ever.
+                log.exception("run_broke")
+                ended = _broken(session.assignment, order.run, error)
             log.info("run_ended", outcome=ended.outcome.value, problems=ended.problems_total)
         running = session.running
         if running is not None and running.run is run:
             running.ended = ended
             session.report(ended)
 
-    async def _stop(self, running: RunningRun) -> None:
-        running.task.cancel()
-        await asyncio.gather(running.task, return_exceptions=True)
+    async def _stop_quietly(self, session: Session) -> None:
+        """Stop what the session does, and wait for it; the owner did not ask how it ended.
+
+        It must not hear that the run was cancelled: one that a stopping worker or a newer definition
+        ends is begun again.
+        """
+        running, session.running = session.running, None
+        if running is not None:
+            running.task.cancel()
+            await asyncio.gather(running.task, return_exceptions=True)
 
     async def _drop(self, session: Session) -> None:
         job = session.assignment.job
         if self._sessions.get(job) is session:
             del self._sessions[job]
-        if session.running is not None:
-            await self._stop(session.running)
         session.fence.end()
+        await self._stop_quietly(session)
+
+
+def _is_newer(token: Token, highest: Token) -> bool:
+    return token.cluster_id == highest.cluster_id and token > highest
+
+
+def _broken(assignment: Assignment, run: str, error: Exception) -> RunEnded:
+    detail = f"an error of Baton's own: {type(error).__name__}: {error}; the worker's log has more"
+    problem = Problem(b"", str(assignment.source), What.INTERNAL, detail)
+    behind = tuple(str(target) for target in assignment.targets)
+    return RunEnded(assignment.job, run, Outcome.FAILED, Counts(), (problem,), 1, behind=behind)
