@@ -80,6 +80,7 @@ class JobOwner:
     current: CurrentRun | None = None
     held: tuple[datetime, RunRecord] | None = None
     """The run that waits for an approval."""
+    _known: Job | None = None
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _requests: list[_Request] = field(default_factory=list)
     _ready: asyncio.Event = field(default_factory=asyncio.Event)
@@ -91,12 +92,20 @@ class JobOwner:
 
     @property
     def job(self) -> Job:
-        """The definition as it stands now."""
-        return self.catalog.jobs[self.name]
+        """The definition as it stands now, or stood last when the job was just deleted."""
+        self._known = self.catalog.jobs.get(self.name) or self._known
+        if self._known is None:
+            raise NotOwner(f"job {self.name} is gone")
+        return self._known
 
     def definition_changed(self) -> None:
         """Look at the schedule anew."""
         self._wake.set()
+
+    def abandon(self) -> None:
+        """The job was deleted: let the workers drop what they do for it."""
+        if self.current is not None and self.current.driver is not None:
+            self.current.driver.settle()
 
     # What the API asks
 

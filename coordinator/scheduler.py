@@ -102,11 +102,12 @@ class Scheduler:
             if name in self.catalog.jobs:
                 owned.owner.definition_changed()
             else:
+                owned.owner.abandon()
                 self._let_go(name)
         self.election.reconsider()
 
     def _let_go(self, name: str) -> None:
-        """A job was deleted: stop its run at the workers' deadline and give up the key."""
+        """A job was deleted: give up its key."""
 
         async def release() -> None:
             try:

@@ -5,7 +5,10 @@ Targets do not wait for each other. What changed under the run's hands is planne
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+import functools
+import itertools
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import structlog
@@ -40,14 +43,15 @@ from wire.orders import (
 from wire.token import Token
 from worker.member_tree import UNKNOWN, MemberTree, MemberTrees
 from worker.target import Target, TargetFailed
+from worker.threads import in_own_thread
 
 log = structlog.get_logger()
 
 PASSES = 3
 """How often a run is planned anew when a target changed under its hands."""
 PROGRESS_S = 0.5
-REPORTED_PROBLEMS = 1_000
-"""How many problems a run names; the rest it counts."""
+REPORTED_PROBLEMS = 100
+"""How many problems a run names, each with a path of up to 4 KiB; the rest it counts."""
 _PREVIEW_BATCH = 500
 
 
@@ -127,7 +131,7 @@ class MirrorRun:
             holds = self._holds(source)
             digest = self._digest(holds)
             if self._order.preview:
-                return self._preview(holds, digest)
+                return await self._preview(holds, digest)
             if holds and not (number == 0 and digest == self._order.approved):
                 return self._result(Outcome.BLOCKED, holds, digest)
             await asyncio.to_thread(source.mark)
@@ -160,9 +164,8 @@ class MirrorRun:
         problems: list[Problem] = []
         try:
             async with one.target.listing() as listing:
-                one.plan = await asyncio.to_thread(
-                    listing.plan, source, self._assignment.options, problems
-                )
+                merge = functools.partial(listing.plan, source, self._assignment.options, problems)
+                one.plan = await in_own_thread(merge, stop=listing.stop)
                 header = listing.header
         except TargetFailed as error:
             self._unreachable(one, error)
@@ -206,21 +209,30 @@ class MirrorRun:
             digest.update(one.plan.digest)
         return digest.digest()
 
-    def _preview(self, holds: tuple[Hold, ...], digest: bytes) -> RunEnded:
+    async def _preview(self, holds: tuple[Hold, ...], digest: bytes) -> RunEnded:
+        loop = asyncio.get_running_loop()
+        stopped = threading.Event()
+
+        def tell() -> None:
+            for changes in self._planned_changes():
+                if stopped.is_set():
+                    return
+                planned = RunPlanned(self._assignment.job, self._order.run, changes)
+                loop.call_soon_threadsafe(self._report, planned)
+
+        await in_own_thread(tell, stop=stopped.set)
+        outcome = Outcome.BLOCKED if holds else self._outcome(planned_only=True)
+        return self._result(outcome, holds, digest if holds else b"")
+
+    def _planned_changes(self) -> Iterator[tuple[PlannedChange, ...]]:
+        """Yield what the plans would change, in batches; blocks on the spools."""
         for one in self._reached():
             assert one.plan is not None
             member = str(one.target.member)
-            batch: list[PlannedChange] = []
-            for change in one.plan:
-                planned = _planned(change, member)
-                if planned is not None:
-                    batch.append(planned)
-                if len(batch) >= _PREVIEW_BATCH:
-                    self._report(RunPlanned(self._assignment.job, self._order.run, tuple(batch)))
-                    batch.clear()
-            self._report(RunPlanned(self._assignment.job, self._order.run, tuple(batch)))
-        outcome = Outcome.BLOCKED if holds else self._outcome(planned_only=True)
-        return self._result(outcome, holds, digest if holds else b"")
+            shown = (_planned(change, member) for change in one.plan)
+            changes = (change for change in shown if change is not None)
+            while batch := tuple(itertools.islice(changes, _PREVIEW_BATCH)):
+                yield batch
 
     # Pushing
 

@@ -103,10 +103,8 @@ class PeerService(peer_pb2_grpc.PeerServicer):
         await asyncio.to_thread(use.gate.renew, grant.token)
         return peer_pb2.RenewResponse()
 
-    async def list(
-        self, raw: bytes, context: grpc.aio.ServicerContext[bytes, bytes]
-    ) -> AsyncIterator[bytes]:
-        """Yield a ListHeader, then the tree as listing frames."""
+    async def list(self, raw: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
+        """Send a ListHeader, then the tree as listing frames."""
         grant = await _parsed(context, lambda: grant_from_bytes(raw))
         session, member, source = await self._granted(grant, context)
         async with self._using(grant, source):
@@ -114,13 +112,13 @@ class PeerService(peer_pb2_grpc.PeerServicer):
             with await asyncio.to_thread(self._trees.open_target, member) as opened:
                 header = ListHeader(opened.holds, opened.entries_before, opened.free_bytes())
                 self._listed[grant.job, grant.member] = _Listed(grant.run, opened.holds)
-                yield header_to_bytes(header)
+                await context.write(header_to_bytes(header))
                 if opened.tree is None:
                     return
                 entries = opened.scan_target(options, [])
-                with ThreadPoolExecutor(1, thread_name_prefix="list") as executor:
-                    async for frame in read_ahead(encode_entries(entries), executor):
-                        yield frame
+                async with read_ahead(encode_entries(entries)) as frames:
+                    async for frame in frames:
+                        await context.write(frame)
 
     async def push(
         self, requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext[bytes, bytes]

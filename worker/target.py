@@ -1,11 +1,10 @@
 """One target as the source worker of a run sees it: its listing, and the push to it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from concurrent.futures import ThreadPoolExecutor
+import concurrent.futures
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import grpc
 import grpc.aio
@@ -56,7 +55,7 @@ class Listing:
     header: ListHeader
     member: Member
     loop: asyncio.AbstractEventLoop
-    read: Callable[[], Coroutine[Any, Any, bytes | object]]
+    call: "grpc.aio.UnaryStreamCall[bytes, bytes]"
     bytes_received: int = 0
 
     def plan(self, source: MemberTree, options: MirrorOptions, problems: list[Problem]) -> Plan:
@@ -75,6 +74,12 @@ class Listing:
             )
         except grpc.aio.AioRpcError as error:
             raise TargetFailed(describe_error(error)) from error
+        except concurrent.futures.CancelledError:
+            raise TargetFailed("the listing was broken off") from None
+
+    def stop(self) -> None:
+        """End `plan`, from the event loop: its next read of the listing fails."""
+        self.call.cancel()
 
     def _frames(self) -> Iterator[bytes]:
         while True:
@@ -85,7 +90,7 @@ class Listing:
             yield frame
 
     async def _next(self) -> bytes | None:
-        frame = await self.read()
+        frame = await self.call.read()
         return frame if isinstance(frame, bytes) else None  # EOF is an object of gRPC's own
 
 
@@ -141,7 +146,7 @@ class Target:
                 if not isinstance(raw, bytes):
                     raise TargetFailed(f"the listing did not begin: {await call.details()}")
                 header = header_from_bytes(raw)
-                yield Listing(header, self.member, asyncio.get_running_loop(), call.read)
+                yield Listing(header, self.member, asyncio.get_running_loop(), call)
             except grpc.aio.AioRpcError as error:
                 if error.code() is not grpc.StatusCode.ABORTED or self._clock.now() > until:
                     raise TargetFailed(describe_error(error)) from error
@@ -164,8 +169,8 @@ class Target:
         hearing = asyncio.create_task(_hear(call, sender))
         try:
             await call.write(self._grant())
-            with ThreadPoolExecutor(1, thread_name_prefix="send") as executor:
-                async for frame in read_ahead(sender.frames(), executor):
+            async with read_ahead(sender.frames()) as frames:
+                async for frame in frames:
                     await call.write(frame)
             await call.write(end_of_push(plan.summary.source_entries))
             await call.done_writing()
