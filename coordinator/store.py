@@ -126,7 +126,8 @@ class Store(Protocol):
     Every method raises `StoreUnavailable` when no member with a quorum answered in time (the outcome
     of a write is then unknown), `StoreDenied` for missing permission or a refused password, and
     `StoreFull` when the database is at its quota. Cancelling a call leaves no half state here; a write
-    in flight may still happen. See `errors`.
+    in flight may still happen. A write under a lease that is gone raises `LeaseNotFound` and writes
+    nothing; what etcd will never take raises `StoreRejected`. See `errors`.
     """
 
     async def cluster_id(self) -> int:

@@ -71,12 +71,11 @@ class PeerNet:
     ) -> None:
         writers = [writer]
         try:
-            ends = {member}
-            peer_port = writer.get_extra_info("peername")[1]
-            if source := owner_of_port(peer_port, self.pids()):
-                ends.add(source)
             their_reader, their_writer = await asyncio.open_connection("127.0.0.1", target_port)
             writers.append(their_writer)
+            # Looked up only now: members call a dead one many times a second.
+            source = owner_of_port(writer.get_extra_info("peername")[1], self.pids())
+            ends = {member, source or member}
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._pump(reader, their_writer, ends))
                 tasks.create_task(self._pump(their_reader, writer, ends))
