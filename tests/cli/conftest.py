@@ -1,10 +1,11 @@
 """A coordinator with canned replies over real gRPC, and the real command as a process."""
 
 import asyncio
+import itertools
 import json
 import os
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -121,23 +122,97 @@ def home(tmp_path: Path) -> Path:
     return directory
 
 
-@pytest.fixture
-def baton(home: Path) -> Callable[..., Any]:
-    """Run the command to its end, with nothing of Baton's in the environment."""
+Baton = Callable[..., Awaitable[Ended]]
 
-    async def run(*arguments: str, env: dict[str, str] | None = None, stdin: bytes = b"") -> Ended:
-        clean = {key: value for key, value in os.environ.items() if key[:6] != "BATON_"}
-        clean.pop("XDG_CONFIG_HOME", None)
+
+def clean_environment(home: Path, more: dict[str, str] | None) -> dict[str, str]:
+    """Nothing of Baton's, and nobody's configuration."""
+    kept = {key: value for key, value in os.environ.items() if key[:6] != "BATON_"}
+    kept.pop("XDG_CONFIG_HOME", None)
+    return {**kept, "HOME": str(home), **(more or {})}
+
+
+@pytest.fixture
+def baton_process(home: Path) -> Baton:
+    """Run the command to its end, as people do."""
+
+    async def run(*arguments: str, env: dict[str, str] | None = None) -> Ended:
         process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *("-m", "cli.main", *arguments),
-            stdin=asyncio.subprocess.PIPE,
+            *(sys.executable, "-m", "cli.main", *arguments),
+            stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            env={**clean, "HOME": str(home), **(env or {})},
+            env=clean_environment(home, env),
         )
-        out, err = await process.communicate(stdin)
+        out, err = await process.communicate()
         return Ended(process.returncode or 0, out.decode(), err.decode())
+
+    return run
+
+
+# The same command in a process of its own, forked off one that has imported everything already:
+# loading gRPC takes longer than most commands do.
+NURSERY = """
+import json, os, sys, traceback
+import cli.ca, cli.coordinators, cli.jobs, cli.main, cli.runs, cli.status, cli.workers
+
+def be(order):
+    for place, name in enumerate(("stdin", "stdout", "stderr")):
+        os.dup2(os.open(order[name], os.O_RDWR | os.O_CREAT, 0o600), place)
+    os.environ.clear()
+    os.environ.update(order["env"])
+    sys.argv = ["baton", *order["arguments"]]
+    code = 1
+    try:
+        cli.main.main()
+        code = 0
+    except SystemExit as end:
+        code = 0 if end.code is None else end.code
+    except BaseException:
+        traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+for line in sys.stdin:
+    child = os.fork()
+    if not child:
+        be(json.loads(line))
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+@pytest.fixture(scope="session")
+async def nursery() -> AsyncIterator[asyncio.subprocess.Process]:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", NURSERY),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        await process.wait()
+
+
+@pytest.fixture
+def baton(nursery: asyncio.subprocess.Process, home: Path, tmp_path: Path) -> Baton:
+    """Run the command to its end, in a process forked off the nursery's."""
+    numbers = itertools.count()
+
+    async def run(*arguments: str, env: dict[str, str] | None = None, stdin: bytes = b"") -> Ended:
+        place = tmp_path / f"command-{next(numbers)}"
+        place.mkdir()
+        (place / "stdin").write_bytes(stdin)
+        order: dict[str, Any] = {name: str(place / name) for name in ("stdin", "stdout", "stderr")}
+        order |= {"arguments": arguments, "env": clean_environment(home, env)}
+        assert nursery.stdin is not None
+        assert nursery.stdout is not None
+        nursery.stdin.write(json.dumps(order).encode() + b"\n")
+        code = int(await nursery.stdout.readline())
+        out, err = ((place / name).read_text() for name in ("stdout", "stderr"))
+        return Ended(code, out, err)
 
     return run
 

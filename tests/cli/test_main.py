@@ -10,19 +10,19 @@ from wire.identity import Identity, Role
 GROUPS = ("up", "status", "coordinator", "worker", "job", "run", "ca")
 
 
-async def test_help_is_quick_and_names_every_group(baton: Any) -> None:
+async def test_help_is_quick_and_names_every_group(baton_process: Any) -> None:
     took = []
     for _ in range(3):
         began = time.monotonic()
-        ended = await baton("--help")
+        ended = await baton_process("--help")
         took.append(time.monotonic() - began)
         assert ended.code == 0
     assert all(f"\n  {group} " in ended.out for group in GROUPS)
     assert min(took) < 0.4
 
 
-async def test_the_version_is_said(baton: Any) -> None:
-    ended = await baton("--version")
+async def test_the_version_is_said(baton_process: Any) -> None:
+    ended = await baton_process("--version")
     assert (ended.code, ended.out) == (0, "baton 0.1.0\n")
 
 
