@@ -24,6 +24,8 @@ log = structlog.get_logger()
 PARK_LIMIT_S = 600.0
 """How long a push without a valid owner keeps what it staged before it gives up."""
 
+PARKED_LOOK_S = 0.25
+
 
 class Fence:
     """The highest token and the deadline of one job. Safe to use from several threads."""
@@ -72,26 +74,35 @@ class Fence:
             self._deadline = None
 
     def extend(self, deadline: float) -> None:
-        """Let the owner's sessions go on until `deadline` on the worker's clock; never shortens."""
-        with self.changed:
-            if self._deadline is None or deadline > self._deadline:
-                self._deadline = deadline
-                self.changed.notify_all()
+        """Let the owner's sessions go on until `deadline` on the worker's clock; never shortens.
+
+        Does not wait for a slice that is being published: it is called on the event loop. Those who
+        are parked look by themselves every PARKED_LOOK_S when they are not told.
+        """
+        known = self._deadline
+        if known is None or deadline > known:
+            self._deadline = deadline
+            if self.changed.acquire(blocking=False):
+                try:
+                    self.changed.notify_all()
+                finally:
+                    self.changed.release()
 
     def end(self) -> None:
-        """Let nothing more through until the next extension."""
-        with self.changed:
-            self._deadline = None
+        """Let no further slice through until the next extension; does not wait either."""
+        self._deadline = None
 
     @property
     def is_live(self) -> bool:
         """Whether the deadline lies ahead."""
-        return self._deadline is not None and self._clock.now() < self._deadline
+        deadline = self._deadline
+        return deadline is not None and self._clock.now() < deadline
 
     @property
     def is_expired(self) -> bool:
         """Whether there was a deadline and it has passed."""
-        return self._deadline is not None and self._clock.now() >= self._deadline
+        deadline = self._deadline
+        return deadline is not None and self._clock.now() >= deadline
 
     def may_publish(self, badge: Token) -> bool:
         """Whether this badge is the highest and the deadline lies ahead; call it holding `changed`."""
@@ -117,9 +128,8 @@ class Gate:
         """Show a newer badge after a takeover."""
         with self._fence.changed:
             if badge.cluster_id != self._badge.cluster_id:
-                self._badge = (
-                    badge  # of the cluster that the operator accepted in the other's place
-                )
+                # Of the cluster that the operator accepted in the other's place.
+                self._badge = badge
             else:
                 self._badge = max(self._badge, badge)
             self._fence.changed.notify_all()
@@ -137,8 +147,10 @@ class Gate:
         Blocks its thread: up to PARK_LIMIT_S.
         """
         with self._fence.changed:
-            if not self._closed and not self._fence.may_publish(self._badge):
-                self._fence.changed.wait_for(self._is_decided, PARK_LIMIT_S)
+            looks = int(PARK_LIMIT_S / PARKED_LOOK_S)
+            while not self._is_decided() and looks > 0:
+                self._fence.changed.wait(PARKED_LOOK_S)
+                looks -= 1
             if self._closed or not self._fence.may_publish(self._badge):
                 raise Fenced(
                     f"job {self._fence.job}: token {self._badge} may publish no more; "
