@@ -10,7 +10,7 @@ import msgspec
 
 from syncengine.errors import MalformedFrame
 from syncengine.model import Entry, Kind
-from syncengine.names import MAX_PATH, check_name, order_key
+from syncengine.names import MAX_PATH, check_name
 
 FRAME_BYTES = 256 * 1024
 """What a frame of a listing comes to, about."""
@@ -22,6 +22,8 @@ _MAX_LINK = 4_095
 _ENTRY_OVERHEAD = 80
 _DIGEST_BYTES = 32
 _MAX_INT64 = (1 << 63) - 1
+_MAX_UINT64 = (1 << 64) - 1
+_FILE = Kind.FILE
 
 
 def encode_entries(entries: Iterable[Entry]) -> Iterator[bytes]:
@@ -64,6 +66,8 @@ class _Order:
 
     def __init__(self) -> None:
         self._open: list[bytes] = []
+        self._below = b""
+        """The directory that the last entry lies in, or is: its path with a slash after it."""
         self._key: bytes | None = None
 
     def check(self, entry: Entry) -> None:
@@ -72,37 +76,49 @@ class _Order:
             not 0 <= mode <= 0o7777
             or not 0 <= size <= _MAX_INT64
             or not -_MAX_INT64 <= mtime_ns <= _MAX_INT64
-            or not 0 < seen < 1 << 64
-            or (size and kind is not Kind.FILE)
+            or not 0 < seen <= _MAX_UINT64
         ):
             raise MalformedFrame(f"impossible numbers at {path[:300]!r}")
-        if kind is Kind.SYMLINK:
-            if not link or len(link) > _MAX_LINK or b"\0" in link or digest:
-                raise MalformedFrame(f"an impossible link at {path[:300]!r}")
-        elif link or (digest and (kind is not Kind.FILE or len(digest) != _DIGEST_BYTES)):
-            raise MalformedFrame(f"what only another kind has, at {path[:300]!r}")
-        if self._key is None:
+        if kind is not _FILE or link or digest:
+            _check_kind(entry)
+        last = self._key
+        if last is None:
             if path or kind is not Kind.DIRECTORY:
                 raise MalformedFrame("a listing must begin with its top")
             self._key = b""
-            self._open.append(b"")
             return
-        self._check_place(path, kind)
-
-    def _check_place(self, path: bytes, kind: Kind) -> None:
-        parent, _, name = path.rpartition(b"/")
-        check_name(name)
-        if len(path) > MAX_PATH or path.startswith(b"/"):
-            raise MalformedFrame(f"a forbidden path of {len(path)} bytes")
-        key = order_key(path)
-        assert self._key is not None
-        if key <= self._key:
-            raise MalformedFrame(f"out of order: {path[:300]!r}")
+        below = self._below
+        if not path.startswith(below) or b"/" in path[len(below) :]:
+            below = self._leave_for(path)
+        check_name(path[len(below) :])
+        key = path.replace(b"/", b"\0")
+        if key <= last or len(path) > MAX_PATH:
+            raise MalformedFrame(f"out of order, or too long: {path[:300]!r}")
         self._key = key
-        opened = self._open
-        while opened and opened[-1] != parent:
-            opened.pop()
-        if not opened:
-            raise MalformedFrame(f"not in a listed directory: {path[:300]!r}")
         if kind is Kind.DIRECTORY:
-            opened.append(path)
+            self._open.append(below)
+            self._below = path + b"/"
+
+    def _leave_for(self, path: bytes) -> bytes:
+        """Go back to the directory that holds `path`; it must be one that is open."""
+        parent = path[: path.rfind(b"/") + 1]
+        while self._below != parent:
+            if not self._open:
+                raise MalformedFrame(f"not in a listed directory: {path[:300]!r}")
+            self._below = self._open.pop()
+        return parent
+
+
+def _check_kind(entry: Entry) -> None:
+    """Check what only some kinds have."""
+    shown = entry.path[:300]
+    if entry.size and entry.kind is not Kind.FILE:
+        raise MalformedFrame(f"a size of what has none, at {shown!r}")
+    if entry.kind is Kind.SYMLINK:
+        link = entry.link
+        if not link or len(link) > _MAX_LINK or b"\0" in link or entry.digest:
+            raise MalformedFrame(f"an impossible link at {shown!r}")
+    elif entry.link or (
+        entry.digest and (entry.kind is not Kind.FILE or len(entry.digest) != _DIGEST_BYTES)
+    ):
+        raise MalformedFrame(f"what only another kind has, at {shown!r}")

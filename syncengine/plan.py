@@ -99,40 +99,61 @@ class _Mirror:
         self.source_member = source_member
         self.target_member = target_member
         self._levels: list[_Level] = []
+        self._trusts_times = self.options.compare is Compare.MTIME
 
     def run(self, source: Iterator[Entry], target: Iterator[Entry]) -> None:
-        summary = self.plan.summary
+        ours_seen = theirs_seen = 0
         ours, theirs = next(source, None), next(target, None)
-        our_key, their_key = _key(ours), _key(theirs)
-        while ours is not None or theirs is not None:
-            take_ours = theirs is None or (ours is not None and our_key <= their_key)
-            take_theirs = ours is None or (theirs is not None and their_key <= our_key)
-            self._meet(ours if take_ours else None, theirs if take_theirs else None)
-            if take_ours:
-                summary.source_entries += our_key != b""
-                ours = next(source, None)
-                our_key = _key(ours)
-            if take_theirs:
-                summary.target_entries += their_key != b""
-                theirs = next(target, None)
-                their_key = _key(theirs)
+        while ours is not None and theirs is not None:
+            our_path, their_path = ours.path, theirs.path
+            if our_path == their_path:
+                if not self._alike(ours, theirs):
+                    self._meet(our_path, ours, theirs)
+                ours_seen, theirs_seen = ours_seen + 1, theirs_seen + 1
+                ours, theirs = next(source, None), next(target, None)
+            elif order_key(our_path) < order_key(their_path):
+                self._meet(our_path, ours, None)
+                ours_seen, ours = ours_seen + 1, next(source, None)
+            else:
+                self._meet(their_path, None, theirs)
+                theirs_seen, theirs = theirs_seen + 1, next(target, None)
+        while ours is not None:
+            self._meet(ours.path, ours, None)
+            ours_seen, ours = ours_seen + 1, next(source, None)
+        while theirs is not None:
+            self._meet(theirs.path, None, theirs)
+            theirs_seen, theirs = theirs_seen + 1, next(target, None)
         while self._levels:
             self._leave()
+        # Both begin with their top, which is not counted.
+        self.plan.summary.source_entries = max(0, ours_seen - 1)
+        self.plan.summary.target_entries = max(0, theirs_seen - 1)
+
+    def _alike(self, ours: Entry, theirs: Entry) -> bool:
+        """Say whether two files are alike in all that any option looks at: the common case.
+
+        Such a pair needs no place among the directories either: what is met next shows which of
+        them have been left.
+        """
+        return (
+            ours.kind is _FILE
+            and ours[1:5] == theirs[1:5]
+            and self._trusts_times
+            and not ours.mode & _SETUID_SETGID
+        )
 
     def _skip(self, path: bytes, member: str, detail: str) -> None:
         self.plan.problems.append(Problem(path, member, What.SKIPPED, detail))
 
-    def _meet(self, ours: Entry | None, theirs: Entry | None) -> None:
+    def _meet(self, path: bytes, ours: Entry | None, theirs: Entry | None) -> None:
         """Take one path, that is at either side or both."""
-        entry = ours or theirs
-        assert entry is not None
         levels = self._levels
-        while levels and not entry.path.startswith(levels[-1].below):
+        while levels and not path.startswith(levels[-1].below):
             self._leave()
         # The top has no parent; a level of its own takes the notes that nobody reads.
         parent = levels[-1] if levels else _Level(b"", None, None)
         if parent.ignored:
-            if entry.kind is _DIRECTORY:
+            if _DIRECTORY in {ours and ours.kind, theirs and theirs.kind}:
                 self._enter(ours, theirs, parent).ignored = True
         elif ours is None:
             assert theirs is not None
@@ -283,7 +304,3 @@ class _Mirror:
             self.plan.directories.append(
                 SetDirectory(ours.path, mode, ours.mtime_ns, seen, differs)
             )
-
-
-def _key(entry: Entry | None) -> bytes:
-    return b"" if entry is None else order_key(entry.path)

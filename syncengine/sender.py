@@ -91,7 +91,9 @@ class Sender:
         self._at: bytes | None = None
         self._deferred = Spool()
         self._unreadable: set[bytes] = set()
-        self._vanished: set[bytes] = set()
+        self._way = b""
+        self._way_is_free = True
+        """Whether what makes way for `_way` is to be removed."""
         # Guarded by _lock:
         self._lock = threading.Lock()
         self._result = SendResult()
@@ -197,21 +199,21 @@ class Sender:
                 record = wire.DirectoryMetadata(path, seen, mode, mtime_ns, differs)
                 self._add(record, len(path))
             case Remove(path, kind, seen, makes_way):
-                if not makes_way or self._takes_the_place(makes_way):
+                if makes_way != self._way:
+                    self._way = makes_way
+                    self._way_is_free = not makes_way or self._takes_the_place(makes_way)
+                if self._way_is_free:
                     name = self._name(path)
                     self._add(wire.Delete(name, seen, kind), len(name))
 
     def _takes_the_place(self, path: bytes) -> bool:
         """Say whether what is to replace something at the target can be had, before that goes."""
-        if path in self._unreadable or path in self._vanished:
-            return False
         parent, _, name = path.rpartition(b"/")
         try:
             fd = self._directories.fd(parent)
             if stat.S_ISREG(os.lstat(name, dir_fd=fd).st_mode):
                 os.close(os.open(name, OPEN_FILE, dir_fd=fd))
         except _GONE:
-            self._vanished.add(path)
             return False
         except OSError as error:
             self._cannot_read(path, error)
@@ -323,7 +325,7 @@ class Sender:
         for attempt in range(1, self._tries + 1):
             again, self._deferred = self._deferred, Spool()
             again.seal()
-            if not len(again):
+            if not len(again) or self._full is not None:
                 return
             if attempt == self._tries:
                 for change in again:

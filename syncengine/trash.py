@@ -12,6 +12,7 @@ import re
 from typing import Self
 
 from syncengine.directories import OPEN_DIRECTORY, Directories
+from syncengine.errors import RootReadOnly
 from syncengine.kernel import RENAME_NOREPLACE, Unsupported, renameat2
 from syncengine.names import MAX_NAME, join, parent_of
 from syncengine.reserved import open_reserved
@@ -152,8 +153,10 @@ def _make_and_open(parent_fd: int, name: bytes) -> int:
 def expire_trash(tree: Tree, trash_s: int, now: float) -> list[str]:
     """Remove the days that ended more than `trash_s` seconds before `now` (seconds of the epoch).
 
-    Returns the days removed. Blocks on the disk. Raises OSError.
+    Returns the days removed. Blocks on the disk. Raises RootReadOnly and OSError.
     """
+    if tree.read_only:
+        raise RootReadOnly("nothing leaves the trash of a root that is opened to be read")
     reserved = open_reserved(tree, create=False)
     if reserved is None:
         return []

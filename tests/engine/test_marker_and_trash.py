@@ -161,11 +161,13 @@ def test_old_days_leave_the_trash_and_nothing_else_does(tmp_path: Path) -> None:
 
 
 def test_a_trash_that_is_not_there_has_nothing_to_expire(tmp_path: Path) -> None:
-    with Tree.open(os.fsencode(tmp_path), read_only=True) as tree:
+    with Tree.open(os.fsencode(tmp_path)) as tree:
         assert expire_trash(tree, 0, 1e12) == []
     grow(tmp_path, {".baton": None})
-    with Tree.open(os.fsencode(tmp_path), read_only=True) as tree:
+    with Tree.open(os.fsencode(tmp_path)) as tree:
         assert expire_trash(tree, 0, 1e12) == []
+    with Tree.open(os.fsencode(tmp_path), read_only=True) as tree, pytest.raises(RootReadOnly):
+        expire_trash(tree, 0, 1e12)
 
 
 def test_long_names_are_shortened_when_they_are_taken(tmp_path: Path) -> None:
