@@ -25,7 +25,7 @@ from coordinator.service import bind_service
 from coordinator.startup_checks import check_store
 from coordinator.status_page import Views, make_app
 from coordinator.store import Store
-from wire.address import parse_address
+from wire.address import Address, parse_address
 from wire.channel import bind, make_server
 from wire.clock import BootClock, Clock
 from wire.http import serving_http
@@ -91,7 +91,7 @@ async def _coordinate(
     server = make_server()
     bind_service(server, parts.api, config.credentials, code_of)
     port = await asyncio.to_thread(bind, server, config.listen, config.credentials)
-    listens = f"{parse_address(config.listen).host}:{port}"
+    listens = str(Address(parse_address(config.listen).host, port))
     try:
         async with serving_http(config.http, make_app(_views(config, parts))) as http:
             record = CoordinatorRecord(

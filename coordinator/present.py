@@ -118,10 +118,12 @@ def explain_view(job: Job, owner: Owner | None, decision: Decision) -> views.Exp
 def _progress_view(progress: Progress | None) -> views.ProgressView | None:
     if progress is None:
         return None
+    # Files count when they are published; bytes already when they are sent, so that a large file shows.
+    done = progress.done
     return views.ProgressView(
         progress.phase,
-        progress.done.files_copied,
+        done.files_copied,
         progress.files_total,
-        progress.done.bytes_copied,
+        min(progress.bytes_total, max(done.bytes_copied, done.bytes_sent)),
         progress.bytes_total,
     )

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 import uvicorn
 from starlette.applications import Starlette
 
-from wire.address import parse_address
+from wire.address import Address, parse_address
 from wire.errors import AddressInUse, BindFailed
 
 _STOP_S = 1.0
@@ -48,7 +48,7 @@ async def serving_http(address: str, app: Starlette) -> AsyncIterator[str]:
     port = socket.getsockname()[1]
     task = asyncio.create_task(server.serve(sockets=[socket]))
     try:
-        yield f"{wanted.host}:{port}"
+        yield str(Address(wanted.host, port))
     finally:
         server.should_exit = True
         with contextlib.suppress(TimeoutError):

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import structlog
 
-from wire.address import parse_address
+from wire.address import Address, parse_address
 from wire.channel import bind, make_server
 from wire.clock import BootClock
 from wire.http import serving_http
@@ -101,7 +101,7 @@ async def _serve(config: WorkerConfig, roots: Roots, journal: Journal, stop: asy
     port = await asyncio.to_thread(bind, server, config.listen, config.credentials)
     await server.start()
     reaping = asyncio.create_task(sessions.reap())
-    listens = f"{parse_address(config.listen).host}:{port}"
+    listens = str(Address(parse_address(config.listen).host, port))
     log.info(
         "ready",
         role="worker",

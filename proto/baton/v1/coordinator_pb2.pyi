@@ -956,7 +956,7 @@ class FollowRunRequest(_message.Message):
     FORWARDED_FIELD_NUMBER: _builtins.int
     job: _builtins.str
     run: _builtins.str
-    """empty: the current one, else the next"""
+    """empty: the one under way, else the last, else the first to come"""
     forwarded: _builtins.bool
     def __init__(
         self,

@@ -231,7 +231,7 @@ class CoordinatorServicer:
         raise NotImplementedError('Method not implemented!')
 
     def FollowRun(self, request, context):
-        """Progress of one run (or of the job's current or next one) until it ends or is blocked.
+        """Progress of one run until it ends or is blocked; without an id the one under way, else the last.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

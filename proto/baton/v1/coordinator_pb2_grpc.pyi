@@ -50,7 +50,7 @@ class CoordinatorStub:
     ListRuns: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.ListRunsRequest, _coordinator_pb2.ListRunsResponse]
     GetRun: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.GetRunRequest, _coordinator_pb2.Run]
     FollowRun: _grpc.UnaryStreamMultiCallable[_coordinator_pb2.FollowRunRequest, _coordinator_pb2.FollowRunResponse]
-    """Progress of one run (or of the job's current or next one) until it ends or is blocked."""
+    """Progress of one run until it ends or is blocked; without an id the one under way, else the last."""
     ApproveRun: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.ApproveRunRequest, _coordinator_pb2.Run]
     CancelRun: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.CancelRunRequest, _coordinator_pb2.Run]
 
@@ -74,7 +74,7 @@ class CoordinatorAsyncStub(CoordinatorStub):
     ListRuns: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.ListRunsRequest, _coordinator_pb2.ListRunsResponse]  # type: ignore[assignment]
     GetRun: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.GetRunRequest, _coordinator_pb2.Run]  # type: ignore[assignment]
     FollowRun: _aio.UnaryStreamMultiCallable[_coordinator_pb2.FollowRunRequest, _coordinator_pb2.FollowRunResponse]  # type: ignore[assignment]
-    """Progress of one run (or of the job's current or next one) until it ends or is blocked."""
+    """Progress of one run until it ends or is blocked; without an id the one under way, else the last."""
     ApproveRun: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.ApproveRunRequest, _coordinator_pb2.Run]  # type: ignore[assignment]
     CancelRun: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.CancelRunRequest, _coordinator_pb2.Run]  # type: ignore[assignment]
 
@@ -197,7 +197,7 @@ class CoordinatorServicer(metaclass=_abc_1.ABCMeta):
         request: _coordinator_pb2.FollowRunRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_coordinator_pb2.FollowRunResponse], _abc.AsyncIterator[_coordinator_pb2.FollowRunResponse]]:
-        """Progress of one run (or of the job's current or next one) until it ends or is blocked."""
+        """Progress of one run until it ends or is blocked; without an id the one under way, else the last."""
 
     @_abc_1.abstractmethod
     def ApproveRun(

@@ -8,8 +8,9 @@ two methods are registered by hand and named here:
 
   /baton.v1.Peer/List   unary-stream   request: PeerGrant, serialized
                                        answers: ListHeader, serialized; then listing frames, raw
-  /baton.v1.Peer/Push   stream-stream  requests: PeerGrant, serialized; then push frames, raw; an
-                                       empty message ends the push
+  /baton.v1.Peer/Push   stream-stream  requests: PeerGrant, serialized; then push frames, raw; at
+                                       last a zero byte and, in 8 bytes, most significant first,
+                                       how many entries the target should have
                                        answers: push replies, raw
 
 The codecs of the frames are in syncengine.
