@@ -34,4 +34,5 @@ def keep_freed_memory() -> bool:
         (_M_MMAP_THRESHOLD, _MMAP_BYTES),
         (_M_TRIM_THRESHOLD, KEPT_BYTES),
     )
-    return all([mallopt(name, value) for name, value in settings])
+    taken = [mallopt(name, value) for name, value in settings]
+    return all(taken)

@@ -6,8 +6,7 @@ older one left.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -37,7 +36,7 @@ from worker.errors import PeerNotNow, PeerRefused
 from worker.fence import Gate
 from worker.member_tree import MemberTree, MemberTrees
 from worker.sessions import Session, Sessions
-from worker.threads import read_ahead
+from worker.threads import WorkBehind, read_ahead
 
 log = structlog.get_logger()
 
@@ -156,29 +155,23 @@ class PeerService(peer_pb2_grpc.PeerServicer):
         use: _Use,
         opened: MemberTree,
     ) -> None:
-        loop = asyncio.get_running_loop()
-        executor = ThreadPoolExecutor(1, thread_name_prefix="receive")
-        feeding: asyncio.Future[list[bytes]] | None = None
+        feeding = WorkBehind(receiver.feed)
         try:
             entries: int | None = None
             async for frame in requests:
-                if feeding is not None:
-                    for reply in await feeding:
-                        await context.write(reply)
-                    feeding = None
                 entries = read_end_of_push(frame)
                 if entries is not None:
                     break
-                feeding = loop.run_in_executor(executor, receiver.feed, frame)
-            for reply in await loop.run_in_executor(executor, receiver.finish):
-                await context.write(reply)
+                await _answer(context, await feeding.put(frame))
+            await _answer(context, await feeding.end())
+            await _answer(context, [await feeding.call(receiver.finish)])
             if entries is not None:
-                await loop.run_in_executor(executor, opened.remember, entries)
+                await feeding.call(lambda: opened.remember(entries))
         finally:
             # However it ends, whoever waits at the gate is let go and the staging is cleaned up.
             assert use.gate is not None
             use.gate.close()
-            await asyncio.shield(_abort(loop, executor, receiver, feeding))
+            await asyncio.shield(feeding.stop(receiver.abort))
 
     def _check_unchanged(self, grant: PeerGrant, opened: MemberTree) -> None:
         """Refuse a push to a root that became doubtful after it was listed and judged (I8)."""
@@ -282,15 +275,9 @@ async def _parsed(context: grpc.aio.ServicerContext[Any, Any], read: Any) -> Pee
     return grant
 
 
-async def _abort(
-    loop: asyncio.AbstractEventLoop,
-    executor: ThreadPoolExecutor,
-    receiver: Receiver,
-    feeding: "asyncio.Future[list[bytes]] | None",
+async def _answer(
+    context: grpc.aio.ServicerContext[bytes, bytes], results: Iterable[Iterable[bytes]]
 ) -> None:
-    """Wait for the thread's step, then let the receiver clean up; harmless when it has finished."""
-    if feeding is not None:
-        await asyncio.wait([feeding])
-        feeding.exception()
-    await loop.run_in_executor(executor, receiver.abort)
-    executor.shutdown(wait=False)
+    for replies in results:
+        for reply in replies:
+            await context.write(reply)
