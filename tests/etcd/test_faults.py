@@ -200,7 +200,7 @@ class Load:
 @pytest.mark.parametrize("role", ["follower", "leader"])
 @pytest.mark.parametrize("fault", ["kill", "stop", "cut"])
 async def test_i13_load_goes_on(
-    fault: str, role: str, victims: Victims, record_property: Callable[[str, object], None]
+    fault: str, role: str, victims: Victims, request: pytest.FixtureRequest
 ) -> None:
     victim = await victims.pick(role)
     client, writer = victims.client(victim), victims.others(victim)
@@ -219,7 +219,7 @@ async def test_i13_load_goes_on(
             assert await writer.get("/load-lease") is not None
             assert client.switches >= 1
             for name in ("put_gap_s", "watch_gap_s"):
-                record_property(name, round(getattr(load, name), 3))
+                request.node.user_properties.append((name, round(getattr(load, name), 3)))
             await victims.heal(fault, victim)
             await load.settle()
     finally:
@@ -229,7 +229,7 @@ async def test_i13_load_goes_on(
 
 
 async def test_an_idle_client_finds_a_hung_member(
-    victims: Victims, record_property: Callable[[str, object], None]
+    victims: Victims, request: pytest.FixtureRequest
 ) -> None:
     victim = await victims.pick("follower")
     client, writer = victims.client(victim), victims.others(victim)
@@ -242,7 +242,7 @@ async def test_an_idle_client_finds_a_hung_member(
         async with asyncio.timeout(5):
             assert isinstance(await anext(items), Changes)
         gap_s = time.monotonic() - stopped
-    record_property("watch_gap_s", round(gap_s, 3))
+    request.node.user_properties.append(("watch_gap_s", round(gap_s, 3)))
     assert gap_s < 2.0
     assert session.is_held
     await session.close()
