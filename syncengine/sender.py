@@ -37,6 +37,12 @@ SMALL_BYTES = 128 * 1024
 _RECORD_BYTES = 90
 """What a record comes to beside its names and content, about."""
 
+_LEAST_DATA = 512
+"""A frame with less room than this is sent rather than filled up."""
+
+_MAX_FRAME_BYTES = wire.MAX_FRAME_BYTES - SMALL_BYTES - 4_096
+"""Beyond this a frame with one more small file could be too large for the receiver."""
+
 _SETUID_SETGID = stat.S_ISUID | stat.S_ISGID
 _GONE = (FileNotFoundError, NotADirectoryError)
 _RETRY_PAUSE_S = 0.05
@@ -82,7 +88,7 @@ class Sender:
         self._member = member
         self._target_member = target_member
         self._tries = tries
-        self._frame_bytes = frame_bytes
+        self._frame_bytes = min(max(frame_bytes, 2 * _LEAST_DATA), _MAX_FRAME_BYTES)
         # Of the thread that runs frames():
         self._directories = tree.directories()
         self._encode = msgspec.msgpack.Encoder().encode
@@ -245,7 +251,7 @@ class Sender:
         try:
             status = os.fstat(fd) if fresh else None
             size = change.size if status is None else status.st_size
-            data = os.read(fd, size) if size else b""
+            data = os.read(fd, min(size, SMALL_BYTES)) if size else b""
             after = os.fstat(fd)
             mark = fingerprint(after)
             if mark == change.source_seen and len(data) == change.size:
@@ -286,24 +292,16 @@ class Sender:
         fd = self._open(path, name)
         if fd < 0:
             return
+        is_open = False
         try:
             before = os.fstat(fd)
             _check_regular(before)
             left = before.st_size
             record = wire.OpenFile(self._name(path), change.seen, left)
             self._add(record, len(name))
+            is_open = True
             hasher = blake3()
-            while left > 0:
-                data = os.read(fd, min(left, self._frame_bytes - self._held))
-                if not data:
-                    break
-                hasher.update(data)
-                left -= len(data)
-                self._add(wire.Data(memoryview(data)), len(data))
-                if self._held >= self._frame_bytes:
-                    yield self._take()
-                    if self._full is not None:
-                        break
+            left = yield from self._parts(fd, left, hasher)
             after = os.fstat(fd)
             if left == 0 and fingerprint(after) == fingerprint(before):
                 mode = self._mode(change, after)
@@ -315,10 +313,28 @@ class Sender:
         except _ChangedKind:
             self._problem(path, What.UNSTABLE, "it is no regular file any more")
         except OSError as error:
-            self._add(wire.DropFile(), 0)
+            if is_open:
+                self._add(wire.DropFile(), 0)
             self._cannot_read(path, error)
         finally:
             os.close(fd)
+
+    def _parts(self, fd: int, left: int, hasher: blake3) -> Generator[bytes, None, int]:
+        """Send up to `left` bytes as Data records; returns how many the file lacked of them."""
+        while left > 0:
+            if self._frame_bytes - self._held < _LEAST_DATA:
+                yield self._take()
+            data = os.read(fd, min(left, self._frame_bytes - self._held))
+            if not data:
+                break
+            hasher.update(data)
+            left -= len(data)
+            self._add(wire.Data(memoryview(data)), len(data))
+            if self._held >= self._frame_bytes:
+                yield self._take()
+                if self._full is not None:
+                    break
+        return left
 
     def _try_again(self) -> Iterator[bytes]:
         """Send what was put off, a few times; what still changes then is named."""

@@ -47,6 +47,16 @@ def test_a_first_run_makes_the_target_equal_and_a_second_does_nothing(
     assert again.is_complete
 
 
+@pytest.mark.parametrize("frame_bytes", [1, 1_100, 5_000, 131_072, 131_100, 40_000_000])
+def test_frames_of_any_size_carry_files_of_any_size(pair: Pair, frame_bytes: int) -> None:
+    pair.options = FAST
+    sizes = [0, 1, 500, 1_000, 131_071, 131_072, 131_073, 400_000, 131_072 - 90, 90, 131_500]
+    grow(pair.source, {f"d{n}/{n}-{size}": b"x" * size for n, size in enumerate(sizes)})
+    grow(pair.source, {f"f{n}": b"y" * (n * 9_973) for n in range(30)})
+    assert pair.run(frame_bytes=frame_bytes).problems == []
+    pair.check_equal()
+
+
 def test_everything_that_can_differ_is_made_equal(pair: Pair) -> None:
     grow(pair.source, RICH)
     pair.run()
