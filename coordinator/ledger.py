@@ -1,7 +1,9 @@
 """`state/` and `runs/` in etcd: written only by a job's owner, in transactions that prove it.
 
-Every write compares the create revision of the owner key. A run is created once, under the id (job,
-due instant), before anything acts; everything after that puts the same key again.
+Every write compares the create revision of the owner key, and the revision of the job's state as this
+owner last wrote or read it: a write that was given up and lands late, after a newer one, has no effect.
+A run is created once, under the id (job, due instant), before anything acts; everything after that puts
+the same key again.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,7 +16,7 @@ from coordinator.errors import CoordinatorError, StoreUnavailable
 from coordinator.keys import Keys, parse_instant
 from coordinator.ownership import Ownership
 from coordinator.records import RunRecord, StateRecord, decode, encode
-from coordinator.store import Compare, Delete, Field, KeyValue, Op, Put, Store
+from coordinator.store import Compare, Delete, Field, Get, KeyValue, Op, Put, Store
 from wire.clock import Clock
 
 log = structlog.get_logger()
@@ -49,10 +51,14 @@ class Ledger:
         self._store = store
         self._keys = keys
         self._clock = clock
+        self._revisions: dict[str, int] = {}
+        """By job the revision of its state when we last wrote or recalled it; 0 for none."""
 
     async def recall(self, job: str) -> JobMemory:
-        """Read a job's state and its open runs, oldest first."""
-        state = await self.state(job)
+        """Read a job's state and its open runs, oldest first: what its new owner does first."""
+        kv = await self._store.get(self._keys.state(job))
+        self._revisions[job] = 0 if kv is None else kv.mod_revision
+        state = StateRecord() if kv is None else decode(kv.value, StateRecord)
         runs = await self.runs(job)
         return JobMemory(state, tuple((at, run) for at, run in runs if run.is_open))
 
@@ -76,16 +82,8 @@ class Ledger:
     ) -> None:
         """Create a run, once; raise RunExists when somebody did before, and NotOwner."""
         key = self._keys.run(owned.job, instant)
-        value = encode(run)
-        try:
-            await self._commit(
-                owned, [Compare(key, Field.CREATE, 0)], [Put(key, value), self._put(owned, state)]
-            )
-        except RunExists:
-            # Our own write whose answer was lost comes back as "exists".
-            kv = await self._store.get(key)
-            if kv is None or kv.value != value:
-                raise
+        new = Compare(key, Field.CREATE, 0)
+        await self._commit(owned, [new], [Put(key, encode(run)), self._put(owned, state)])
 
     async def write(
         self,
@@ -93,9 +91,13 @@ class Ledger:
         state: StateRecord,
         runs: Iterable[tuple[datetime, RunRecord]] = (),
     ) -> None:
-        """Put a job's state, and runs with it, while it is ours; raise NotOwner."""
-        puts: list[Op] = [self._put(owned, state)]
-        puts += [Put(self._keys.run(owned.job, at), encode(run)) for at, run in runs]
+        """Put a job's state, and runs with it, while it is ours; raise NotOwner.
+
+        CRASH: many runs take several transactions. The state, which says up to where instants have
+        been dealt with, comes in the last, so that the next owner puts the rest.
+        """
+        puts: list[Op] = [Put(self._keys.run(owned.job, at), encode(run)) for at, run in runs]
+        puts.append(self._put(owned, state))
         for start in range(0, len(puts), _TXN_OPS):
             await self._commit(owned, [], puts[start : start + _TXN_OPS])
 
@@ -123,23 +125,48 @@ class Ledger:
 
         Puts of the same values may be repeated, so a lost answer is followed by another attempt.
         """
+        key = self._keys.state(owned.job)
         while True:
             if not owned.is_held:
                 raise NotOwner(f"the lease of job {owned.job} is over")
+            unchanged = Compare(key, Field.MOD, self._revisions.get(owned.job, 0))
             try:
-                result = await self._store.txn([owned.compare(), *compares], ops)
+                result = await self._store.txn([owned.compare(), unchanged, *compares], ops)
+                if result.succeeded:
+                    if any(isinstance(op, Put) and op.key == key for op in ops):
+                        self._revisions[owned.job] = result.revision
+                    return
+                if await self._was_done(owned, compares, ops):
+                    return
             except StoreUnavailable as error:
                 log.warning("ledger_write_delayed", job=owned.job, why=str(error))
                 await self._clock.sleep(RETRY_S)
-                continue
-            if result.succeeded:
-                return
-            if not compares:
-                raise NotOwner(f"job {owned.job} has another owner")
-            owner = await self._store.txn([owned.compare()], [])
-            if not owner.succeeded:
-                raise NotOwner(f"job {owned.job} has another owner")
+
+    async def _was_done(
+        self, owned: Ownership, compares: Sequence[Compare], ops: Sequence[Op]
+    ) -> bool:
+        """Find out why a transaction failed: True when it is an earlier attempt of ours that did it.
+
+        Raises NotOwner and RunExists; False means that it is worth another attempt.
+        """
+        key = self._keys.state(owned.job)
+        puts = {op.key: op.value for op in ops if isinstance(op, Put)}
+        keys = dict.fromkeys([key, *(compare.key for compare in compares), *puts])
+        found = await self._store.txn([owned.compare()], [Get(one) for one in keys])
+        if not found.succeeded:
+            raise NotOwner(f"job {owned.job} has another owner")
+        there = dict(zip(keys, found.gets, strict=True))
+        state = there[key]
+        revision = 0 if state is None else state.mod_revision
+        has_changed = revision != self._revisions.get(owned.job, 0)
+        self._revisions[owned.job] = revision
+        if has_changed and key in puts:
+            values = {one: kv.value for one, kv in there.items() if kv is not None}
+            if puts.items() <= values.items():
+                return True
+        if any(there[compare.key] is not None for compare in compares):
             raise RunExists(f"job {owned.job}: a run for this instant exists")
+        return False
 
     def _read_run(self, kv: KeyValue) -> tuple[datetime, RunRecord]:
         return parse_instant(kv.key.rsplit("/", 1)[1]), decode(kv.value, RunRecord)
