@@ -42,10 +42,11 @@ RawStream = grpc.aio.StreamStreamCall[bytes, bytes]
 class TargetFailed(Exception):
     """The target cannot be listed or pushed to, or no longer; `str()` says why."""
 
-    def __init__(self, why: str, sent: Counts | None = None) -> None:
-        """Keep what had been published before."""
+    def __init__(self, why: str, sent: Counts | None = None, *, is_early: bool = False) -> None:
+        """Keep what had been published before; `is_early` when nothing was, and it may be yet."""
         super().__init__(why)
         self.sent = sent or Counts()
+        self.is_early = is_early
 
 
 @dataclass(slots=True)
@@ -160,6 +161,23 @@ class Target:
 
     async def push(self, tree: Tree, plan: Plan, source_member: str) -> SendResult:
         """Carry out a plan at the target; raises TargetFailed with what was published before."""
+        until = self._clock.now() + PATIENCE_S
+        wasted = 0
+        while True:
+            try:
+                result = await self._push_once(tree, plan, source_member)
+            except TargetFailed as failed:
+                failed.sent.bytes_sent += wasted
+                if not failed.is_early or self._clock.now() > until:
+                    raise
+                # RACE: a takeover since the listing: the new token reached one of us before the other.
+                wasted = failed.sent.bytes_sent
+                await self._clock.sleep(_AGAIN_S)
+            else:
+                result.counts.bytes_sent += wasted
+                return result
+
+    async def _push_once(self, tree: Tree, plan: Plan, source_member: str) -> SendResult:
         sender = Sender(tree, plan, member=source_member, target_member=str(self.member))
         method: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = self._open().stream_stream(
             "/baton.v1.Peer/Push"
@@ -177,7 +195,8 @@ class Target:
             await hearing
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError, EngineError) as error:
             why = await _why(call, error)
-            raise TargetFailed(why, sender.result().counts) from error
+            is_early = call.done() and await call.code() is grpc.StatusCode.ABORTED
+            raise TargetFailed(why, sender.result().counts, is_early=is_early) from error
         finally:
             sender.abort()
             hearing.cancel()
