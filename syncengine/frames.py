@@ -17,6 +17,10 @@ MAX_FRAME_BYTES = 4 * 1024 * 1024 - 4_096
 """What a receiver accepts at most."""
 
 
+REPLY_BYTES = 256 * 1024
+"""What a frame of replies comes to, about."""
+
+
 class Enter(msgspec.Struct, array_like=True, tag=1, gc=False):
     """The records that follow are of entries in this directory."""
 
@@ -199,6 +203,17 @@ class ReplyDecoder:
             raise MalformedFrame(f"no reply to a push: {error}") from error
 
 
-def encode_replies(replies: Sequence[Reply]) -> bytes:
-    """Pack replies into one frame."""
-    return msgspec.msgpack.encode(replies)
+def encode_replies(replies: Sequence[Reply]) -> list[bytes]:
+    """Pack replies into frames of about REPLY_BYTES."""
+    frames: list[bytes] = []
+    batch: list[Reply] = []
+    held = 0
+    for reply in replies:
+        batch.append(reply)
+        held += len(reply.path) + len(reply.detail) + 50 if isinstance(reply, Failed) else 50
+        if held >= REPLY_BYTES:
+            frames.append(msgspec.msgpack.encode(batch))
+            batch, held = [], 0
+    if batch:
+        frames.append(msgspec.msgpack.encode(batch))
+    return frames

@@ -158,8 +158,7 @@ class Receiver:
         if not self._replies:
             return []
         replies, self._replies = self._replies, []
-        # Long lists of failures are cut into several frames.
-        return [wire.encode_replies(replies[i : i + 500]) for i in range(0, len(replies), 500)]
+        return wire.encode_replies(replies)
 
     # The state of the stream
 

@@ -25,7 +25,7 @@ from syncengine.changes import (
 )
 from syncengine.errors import MalformedFrame, PushAborted
 from syncengine.model import Counts, Problem, What
-from syncengine.names import check_path
+from syncengine.names import MAX_PATH, check_path
 from syncengine.phases import Phase, Plan
 from syncengine.scan import OPEN_FILE, fingerprint
 from syncengine.spool import Spool
@@ -40,7 +40,7 @@ _RECORD_BYTES = 90
 _LEAST_DATA = 512
 """A frame with less room than this is sent rather than filled up."""
 
-_MAX_FRAME_BYTES = wire.MAX_FRAME_BYTES - SMALL_BYTES - 4_096
+_MAX_FRAME_BYTES = wire.MAX_FRAME_BYTES - SMALL_BYTES - 2 * MAX_PATH
 """Beyond this a frame with one more small file could be too large for the receiver."""
 
 _SETUID_SETGID = stat.S_ISUID | stat.S_ISGID

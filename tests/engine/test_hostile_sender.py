@@ -386,6 +386,16 @@ def test_i14_a17_the_memory_of_a_receiver_is_bounded() -> None:
     assert child.stdout.split() == ["refused", "refused"]
 
 
+def test_long_lists_of_failures_come_in_frames_that_can_be_sent(place: Path) -> None:
+    parent = b"/".join([b"p" * 255] * 200)
+    with Attack(place) as attack:
+        records = [wire.Begin(2), wire.Enter(parent)]
+        frame = msgspec.msgpack.encode([*records, *(small(b"%d" % n) for n in range(300))])
+        replies = attack.receiver.feed(frame)
+        assert max(map(len, replies)) < 512 * 1024
+        assert sum(len(wire.ReplyDecoder().decode(reply)) for reply in replies) == 300
+
+
 def test_i14_a15_a_million_tiny_records_take_linear_time(place: Path) -> None:
     frame = msgspec.msgpack.encode([wire.Begin(2), *[wire.Enter(b"d")] * 200_000])
     with Attack(place) as attack:
