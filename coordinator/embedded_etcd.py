@@ -12,7 +12,6 @@ import os
 import secrets
 import signal
 import socket
-import sys
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +20,7 @@ from coordinator.errors import EtcdNotHealthy
 from coordinator.etcd_binary import EtcdBinary, choose_etcd, path_etcds, wheel_etcd, wheel_etcdctl
 from coordinator.etcd_config import Endpoint, EtcdTls
 from coordinator.etcd_connection import Connection, RpcFailed
+from wire.children import bound_to_us
 
 __all__ = [
     "ClusterOptions",
@@ -39,16 +39,6 @@ __all__ = [
 _HOST = "127.0.0.1"
 _LOG_TAIL_BYTES = 3_000
 _POLL_S = 0.05
-
-# The child asks the kernel to be told of its parent's end, makes sure that this has not come yet, and
-# becomes etcd. Done in a program of its own, since code between fork and exec is unsafe with threads.
-_LAUNCHER = """
-import ctypes, os, signal, sys
-ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGTERM, 0, 0, 0)
-if os.getppid() != int(sys.argv[1]):
-    sys.exit("the parent has ended")
-os.execv(sys.argv[2], sys.argv[2:])
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,10 +128,7 @@ class EtcdMember:
         """Start the process; `wait_healthy` tells when it serves."""
         with self.log_path.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                *("-I", "-S", "-c", _LAUNCHER, str(os.getpid())),
-                str(self.binary.path),
-                *self._arguments,
+                *bound_to_us([str(self.binary.path), *self._arguments]),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

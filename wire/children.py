@@ -22,4 +22,4 @@ def bound_to_us(argv: Sequence[str]) -> list[str]:
     The parent is the thread that starts it, as PR_SET_PDEATHSIG in prctl(2) says: start children
     from the main thread.
     """
-    return [sys.executable, "-c", _LAUNCHER, str(os.getpid()), *argv]
+    return [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), *argv]

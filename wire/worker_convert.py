@@ -146,7 +146,7 @@ def order_to_wire(order: orders.Order) -> worker_pb2.Order:
             return worker_pb2.Order(settle_run=settle)
 
 
-def order_from_wire(message: worker_pb2.Order) -> orders.Order:  # noqa: PLR0911 - one a kind
+def order_from_wire(message: worker_pb2.Order) -> orders.Order:
     """Return the order of a message; raise ProtocolError for one that makes no sense."""
     match message.WhichOneof("order"):
         case "hello":
