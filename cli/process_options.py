@@ -22,6 +22,11 @@ from worker.config import WorkerConfig
 from worker.roots import ExportedRoot
 
 
+ETCD_TOTAL_S = 6.0
+"""How long a coordinator tries to reach etcd for one call: less than a client command waits for it, so
+that the command can say what is wrong."""
+
+
 @dataclass(frozen=True, slots=True)
 class EtcdOptions:
     """How to reach etcd, as it was told."""
@@ -171,7 +176,7 @@ def _etcd_config(options: EtcdOptions) -> EtcdConfig | None:
             _read(options.tls / "key.pem", "--etcd-tls") if with_certificate else None,
         )
     urls = tuple(url.strip() for url in options.urls.split(",") if url.strip())
-    return EtcdConfig(urls, tls, options.user, password)
+    return EtcdConfig(urls, tls, options.user, password, total_s=ETCD_TOTAL_S)
 
 
 def _read(path: Path, option: str) -> bytes:

@@ -1,7 +1,6 @@
 """I6: a target that is not what the plan saw is neither overwritten nor deleted silently."""
 
 # Bytes, descriptors and bare system calls are what is tested.
-# ruff: noqa: PTH101
 
 import os
 from collections.abc import Callable

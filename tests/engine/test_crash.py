@@ -1,7 +1,6 @@
 """The engine is killed, or fails, at every step there is; what is there then is old or new."""
 
 # Bytes, descriptors and bare system calls are what is tested.
-# ruff: noqa: PTH101
 
 import os
 import signal

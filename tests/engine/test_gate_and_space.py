@@ -1,7 +1,6 @@
 """Who may publish, and what happens when the disk is full."""
 
 # Bytes, descriptors and bare system calls are what is tested.
-# ruff: noqa: PTH101, PTH208
 
 import contextlib
 import os

@@ -1,7 +1,6 @@
 """I14: a receiver against a peer that sends what no honest sender does (attacks A1 to A18)."""
 
 # Bytes, descriptors and bare system calls are what is tested.
-# ruff: noqa: PTH208
 
 import contextlib
 import os

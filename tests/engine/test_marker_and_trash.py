@@ -1,5 +1,4 @@
 # Bytes, descriptors and bare system calls are what is tested.
-# ruff: noqa: PTH208
 
 
 import os

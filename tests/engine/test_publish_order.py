@@ -4,7 +4,6 @@ import errno
 import os
 
 # Bytes, descriptors and bare system calls are what is tested.
-# ruff: noqa: PTH115
 import msgspec
 import pytest
 
@@ -28,7 +27,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return write(fd, data)
 
     def noted_fsync(fd: int) -> None:
-        is_directory = os.path.isdir(os.readlink(f"/proc/self/fd/{fd}"))  # noqa: PTH112
+        is_directory = os.path.isdir(os.readlink(f"/proc/self/fd/{fd}"))
         seen.append("fsync dir" if is_directory else "fsync file")
         fsync(fd)
 

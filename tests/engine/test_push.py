@@ -1,7 +1,6 @@
 """A push from end to end, in one process: what arrives, what is counted, what is left alone."""
 
 # Bytes, descriptors and bare system calls are what is tested.
-# ruff: noqa: PTH101, PTH118, PTH123, PTH208
 
 import os
 import stat

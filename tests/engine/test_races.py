@@ -1,7 +1,6 @@
 """I14, A3 and A4: a local racer swaps a directory for a symlink, as fast as it can."""
 
 # Bytes, descriptors and bare system calls are what is tested.
-# ruff: noqa: PTH101, PTH208
 
 import os
 import subprocess

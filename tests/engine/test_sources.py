@@ -1,7 +1,6 @@
 """Sources that change, vanish or cannot be read while they are sent."""
 
 # Bytes, descriptors and bare system calls are what is tested.
-# ruff: noqa: PTH115
 
 import json
 import os

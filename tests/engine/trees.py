@@ -1,7 +1,6 @@
 """Trees for tests: made from plain values, compared entry by entry, mirrored in one call."""
 
 # Bytes, descriptors and bare system calls are what is tested.
-# ruff: noqa: PTH115, PTH118
 
 import os
 import shutil
