@@ -81,7 +81,7 @@ class Sender:
         member: str,
         target_member: str = "",
         tries: int = 3,
-        frame_bytes: int = 512 * 1024,
+        frame_bytes: int = 1024 * 1024,
     ) -> None:
         self._plan = plan
         self._options = plan.options
