@@ -142,6 +142,8 @@ class PeerService(peer_pb2_grpc.PeerServicer):
                         gate=use.gate,
                         run_stamp=stamp,
                     )
+                    # From here on frames may come: a refusal before this reaches the source as it is.
+                    await context.send_initial_metadata(())
                     await self._take(receiver, requests, context, use, opened)
             except (EngineError, PeerRefused, OSError) as error:
                 log.warning("push_refused", job=grant.job, run=grant.run, why=str(error))

@@ -187,6 +187,9 @@ class Target:
         hearing = asyncio.create_task(_hear(call, sender))
         try:
             await call.write(self._grant())
+            # A write to a call that the other side has just refused would hide the reason: gRPC
+            # takes the failed write for an error of its own. So the other side speaks first.
+            await call.initial_metadata()
             async with read_ahead(sender.frames()) as frames:
                 async for frame in frames:
                     await call.write(frame)
