@@ -14,9 +14,18 @@ import pytest
 
 from coordinator.store import Changed, Changes
 from tests.cluster.harness import Scene, until
-from tests.cluster.late_owner import late_owner
+from tests.cluster.late_owner import LEASE, late_owner
 from tests.cluster.trees import check_equal, grow, put
-from wire.orders import CancelRun, CloseSession, OpenSession, SettleRun, StartRun
+from wire.orders import (
+    CancelRun,
+    CloseSession,
+    OpenSession,
+    Outcome,
+    RunEnded,
+    SessionOpened,
+    SettleRun,
+    StartRun,
+)
 from wire.token import Token
 
 ROUNDS = 50
@@ -94,9 +103,9 @@ async def test_i4_i9_i15_fifty_owners_killed_in_the_middle_of_runs(trio: Scene) 
     in_the_middle = 0
     async with watching(trio, "kills") as reigns:
         for number in range(ROUNDS):
-            size = edit(source, number, 500, dice)
+            size = edit(source, number, 800, dice)
             run = await trio.request_run("kills")
-            await asyncio.sleep(dice.uniform(0, 0.7))  # the moment of death: any
+            await asyncio.sleep(dice.uniform(0, 0.5))  # the moment of death: any
             owner = await trio.owner("kills")
             assert owner is not None
             name, revision = owner
@@ -112,7 +121,7 @@ async def test_i4_i9_i15_fifty_owners_killed_in_the_middle_of_runs(trio: Scene) 
             record = await trio.run_ended("kills", run)
             said = (number, record)
             assert record.outcome.value == "succeeded", said
-            assert record.counts.files_copied == 500, said
+            assert record.counts.files_copied == 800, said
             assert record.counts.bytes_copied == size, said
             assert record.counts.files_deleted == 0, said
             tokens = [int(one.token.rpartition(".")[2]) for one in record.attempts]
@@ -237,6 +246,33 @@ async def test_i5_an_old_token_is_refused_by_a_worker_that_was_killed(trio: Scen
             foreign = OpenSession(late.assignment("old"), Token(cluster_id ^ 1, now[1] + 1), "1")
             assert (await late.refusal_of(foreign)).reason.value == "foreign-cluster"
     await trio.run_ok("old")
+
+
+@pytest.mark.parametrize("first", ["a", "b"])
+async def test_a_takeover_between_listing_and_push_costs_nothing(steady: Scene, first: str) -> None:
+    """The new token reaches one of two workers long before the other."""
+    root, cluster_id = steady.spare.pop(), await steady.store.cluster_id()
+    old, new = Token(cluster_id, 10), Token(cluster_id, 20)
+    source = steady.root("a", root)
+    grow(source, 4000)
+    async with late_owner(steady, "c1", "a") as a, late_owner(steady, "c1", "b") as b:
+        assignment = a.assignment(f"between-{root}", root)
+        job = assignment.job
+        await a.open(assignment, old)
+        await b.open(assignment, old)
+        await a.say(StartRun(job, old, "run"))
+        await (a if first == "a" else b).open(assignment, new)
+        await asyncio.sleep(1.5)  # the state to be survived, not a wait for something
+        assert not (steady.root("b", root) / "d000").exists(), "nothing is published in between"
+        if first == "a":
+            await b.open(assignment, new)
+        else:
+            await a.say(OpenSession(assignment, new, LEASE))
+            assert (await a.hear(SessionOpened)).run == "run"
+        ended = await a.hear(RunEnded)
+    assert ended.outcome is Outcome.SUCCEEDED, ended
+    assert ended.counts.files_copied == 4000
+    check_equal(source, steady.root("b", root))
 
 
 async def test_a_stopped_owner_hands_over_at_once_in_the_middle_of_a_run(trio: Scene) -> None:
