@@ -99,6 +99,8 @@ class RunDriver:
         self._refusing: dict[str, str] = {}
         """By worker why it refuses: not worth waiting for."""
         self._is_ordered = False
+        self._is_cancelled = False
+        self._has_started = False
         self._restarts = 0
         self._away_since: float | None = None
         self._last = Progress(Counts())
@@ -128,8 +130,10 @@ class RunDriver:
         self._events.put_nowait((worker, event))
 
     def cancel(self) -> None:
-        """Ask the source to stop the run; `drive` returns its outcome."""
-        self._say(self._source, CancelRun(self._owned.job, self._owned.token, self._order.run))
+        """Have the source stop the run, once it can be told; `drive` returns the outcome."""
+        self._is_cancelled = True
+        if self._is_ordered:
+            self._say_cancel()
 
     def settle(self) -> None:
         """The outcome is recorded: let the workers forget the run and end their sessions."""
@@ -160,6 +164,8 @@ class RunDriver:
             is_time = now - began > OPEN_S
             if self._source in self._opened and not self._is_ordered:
                 waiting = set(self._workers) - self._opened - self._refusing.keys()
+                if self._is_cancelled:
+                    return self._ended(Outcome.CANCELLED)
                 if is_time or not waiting:
                     self._start()
 
@@ -177,7 +183,9 @@ class RunDriver:
             case RunPlanned(run=self._order.run, changes=changes):
                 self._watchers.planned(changes)
             case RunEnded(run=self._order.run) if worker == self._source:
-                return event
+                if not self._is_of_before_the_approval(event):
+                    return event
+                self._is_ordered = False
             case Refused():
                 return await self._refused(worker, event)
             case _:
@@ -202,9 +210,17 @@ class RunDriver:
         lease = f"{self._owned.session.lease_id:x}"
         self._say(worker, OpenSession(self._order.assignment, self._owned.token, lease))
 
+    def _is_of_before_the_approval(self, ended: RunEnded) -> bool:
+        """Whether this is the hold that was approved, told again because nobody settled it."""
+        is_old = not self._has_started and ended.outcome is Outcome.BLOCKED
+        return is_old and bool(ended.plan) and ended.plan == self._order.approved
+
+    def _say_cancel(self) -> None:
+        self._say(self._source, CancelRun(self._owned.job, self._owned.token, self._order.run))
+
     def _start(self) -> None:
         order = self._order
-        self._is_ordered = True
+        self._is_ordered = self._has_started = True
         self._say(
             self._source,
             StartRun(self._owned.job, self._owned.token, order.run, order.preview, order.approved),
@@ -217,6 +233,8 @@ class RunDriver:
             if not self._is_ordered:
                 log.info("run_adopted", job=self._owned.job, run=opened.run)
             self._is_ordered = True
+            if self._is_cancelled:
+                self._say_cancel()
             return
         if self._is_ordered:
             self._restarts += 1
@@ -258,15 +276,19 @@ class RunDriver:
         return self._failed(Problem(b"", str(source), What.UNREACHABLE, detail))
 
     def _failed(self, problem: Problem) -> RunEnded:
-        behind = tuple(str(target) for target in self._order.assignment.targets)
+        outcome = Outcome.CANCELLED if self._is_cancelled else Outcome.FAILED
+        return self._ended(outcome, problem)
+
+    def _ended(self, outcome: Outcome, *problems: Problem) -> RunEnded:
+        """Return an outcome that we know without the source."""
         return RunEnded(
             self._owned.job,
             self._order.run,
-            Outcome.FAILED,
+            outcome,
             self._last.done,
-            (problem,),
-            1,
-            behind=behind,
+            problems,
+            len(problems),
+            behind=tuple(str(target) for target in self._order.assignment.targets),
         )
 
     def _with_missing(self, ended: RunEnded) -> RunEnded:

@@ -1,0 +1,288 @@
+"""Workers in the test's own process that speak the values of `wire.orders`, and links to them.
+
+Only what an owner can see of a worker is here: tokens, sessions, a run that takes its time. Workers
+outlive the coordinators that talk to them.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import cast
+
+from coordinator.lease_session import LeaseSession
+from coordinator.links import LinkDown, LinkEvent, LinkUp, WorkerLinks
+from syncengine.model import Counts, Hold, HoldReason, Problem, What
+from wire.orders import (
+    Assignment,
+    CancelRun,
+    CloseSession,
+    OpenSession,
+    Order,
+    Outcome,
+    PlannedChange,
+    Progress,
+    RefusalReason,
+    Refused,
+    Report,
+    RunEnded,
+    RunPlanned,
+    RunProgress,
+    SessionOpened,
+    SettleRun,
+    StartRun,
+)
+from wire.token import Token
+
+WAY_S = 0.002
+"""How long an order or a report is on its way."""
+
+
+@dataclass
+class _Run:
+    id: str
+    generation: int
+    task: "asyncio.Task[None] | None" = None
+    ended: RunEnded | None = None
+
+
+@dataclass
+class FakeWorker:
+    """One worker. Its public fields say how it behaves, and what it has heard."""
+
+    name: str
+    is_up: bool = True
+    run_s: float = 1.0
+    refuses: RefusalReason | None = None
+    plan: bytes = b""
+    """A plan that a guard holds until exactly this is approved."""
+    problems: tuple[Problem, ...] = ()
+    behind: tuple[str, ...] = ()
+    counts: Counts = field(default_factory=lambda: Counts(files_scanned=5, files_copied=2))
+    heard: list[Order] = field(default_factory=list)
+    highest: Token | None = None
+    assignment: Assignment | None = None
+    run: _Run | None = None
+    links: "list[FakeLink]" = field(default_factory=list)
+    to_owner: "FakeLink | None" = None
+
+    def orders(self, kind: type[Order]) -> list[Order]:
+        return [order for order in self.heard if isinstance(order, kind)]
+
+    @property
+    def starts(self) -> list[StartRun]:
+        return [order for order in self.heard if isinstance(order, StartRun)]
+
+    def die(self, why: str = "unavailable: connection refused") -> None:
+        """End without a word; what ran here is gone."""
+        self.is_up = False
+        self._stop()
+        self.run = self.assignment = None
+        for link in self.links:
+            link.tell(LinkDown(why))
+
+    def hang_up(self) -> None:
+        """Break the links for a moment; the worker itself goes on."""
+        for link in self.links:
+            link.tell(LinkDown("unavailable: reset"))
+            link.tell(LinkUp())
+
+    def come_back(self) -> None:
+        self.is_up = True
+        for link in self.links:
+            link.tell(LinkUp())
+
+    def take(self, order: Order, link: "FakeLink") -> None:
+        """Carry out an order."""
+        if not self.is_up:
+            return
+        self.heard.append(order)
+        match order:
+            case OpenSession():
+                self._open(order, link)
+            case StartRun() if self._is_allowed(order, link):
+                self._start(order)
+            case CancelRun(run=run) if self._is_allowed(order, link):
+                if self.run is not None and self.run.id == run and self.run.ended is None:
+                    self._stop()
+                    self._end(self.run, self._result(order.job, run, Outcome.CANCELLED))
+            case SettleRun(run=run) if self._is_allowed(order, link):
+                if self.run is not None and self.run.id == run and self.run.ended is not None:
+                    self.run = None
+            case CloseSession() if self._is_allowed(order, link):
+                self._stop()
+                self.run = self.assignment = None
+            case _:
+                pass
+
+    def _open(self, order: OpenSession, link: "FakeLink") -> None:
+        job, token = order.assignment.job, order.token
+        if self.refuses is not None:
+            self._refuse(order, job, token, self.refuses, link)
+            return
+        if self.highest is not None and token < self.highest:
+            self._refuse(order, job, token, RefusalReason.STALE_TOKEN, link)
+            return
+        self.highest, self.assignment, self.to_owner = token, order.assignment, link
+        run = self.run
+        opened = SessionOpened(job, token)
+        if run is not None:
+            opened = SessionOpened(job, token, run.id, run.generation)
+        link.report(opened)
+        if run is not None and run.ended is not None:
+            link.report(run.ended)
+
+    def _is_allowed(
+        self, order: StartRun | CancelRun | SettleRun | CloseSession, link: "FakeLink"
+    ) -> bool:
+        reason = None
+        if self.highest is not None and order.token != self.highest:
+            reason = RefusalReason.STALE_TOKEN
+        elif self.assignment is None:
+            reason = RefusalReason.NO_SESSION
+        if reason is not None:
+            self._refuse(order, order.job, order.token, reason, link)
+        return reason is None
+
+    def _refuse(
+        self, order: Order, job: str, token: Token, reason: RefusalReason, link: "FakeLink"
+    ) -> None:
+        highest = self.highest or Token(0, 0)
+        detail = f"{self.name} refuses: {reason}"
+        link.report(Refused(job, token, highest, type(order).__name__, reason, detail))
+
+    def _start(self, order: StartRun) -> None:
+        assert self.assignment is not None
+        generation = self.assignment.generation
+        run = self.run
+        is_same = run is not None and (run.id, run.generation) == (order.run, generation)
+        if run is not None and is_same and run.ended is None:
+            return
+        self._stop()
+        self.run = run = _Run(order.run, generation)
+        run.task = asyncio.create_task(self._go(order, run))
+
+    async def _go(self, order: StartRun, run: _Run) -> None:
+        job = order.job
+        await asyncio.sleep(self.run_s / 2)
+        if order.preview:
+            change = PlannedChange(b"a\xff", "w2:data", "create", "file", 3)
+            self._report(RunPlanned(job, order.run, (change,)))
+        else:
+            self._report(
+                RunProgress(job, order.run, Progress(Counts(files_copied=1), 2, 8, "push"))
+            )
+        await asyncio.sleep(self.run_s / 2)
+        outcome = Outcome.FAILED if self.problems else Outcome.SUCCEEDED
+        if self.plan and order.approved != self.plan:
+            outcome = Outcome.BLOCKED
+        self._end(run, self._result(job, order.run, outcome))
+
+    def _result(self, job: str, run: str, outcome: Outcome) -> RunEnded:
+        blocked = outcome is Outcome.BLOCKED
+        hold = Hold(HoldReason.MAX_DELETE, "w2:data", "would delete 9 of 10 files")
+        return RunEnded(
+            job,
+            run,
+            outcome,
+            Counts() if blocked else self.counts,
+            self.problems,
+            len(self.problems),
+            (hold,) if blocked else (),
+            self.plan if blocked else b"",
+            self.behind,
+        )
+
+    def _end(self, run: _Run, ended: RunEnded) -> None:
+        run.ended = ended
+        self._report(ended)
+
+    def _report(self, report: Report) -> None:
+        if self.to_owner is not None:
+            self.to_owner.report(report)
+
+    def _stop(self) -> None:
+        if self.run is not None and self.run.task is not None:
+            self.run.task.cancel()
+
+
+@dataclass
+class FakeSubscription:
+    """One job's share of a link, as `links.Subscription`."""
+
+    job: str
+    lease: LeaseSession
+    deliver: Callable[[LinkEvent], None]
+    link: "FakeLink"
+
+    def send(self, order: Order) -> None:
+        if self.lease.remaining_s() > 0:
+            self.link.order(order)
+
+    def close(self) -> None:
+        if self in self.link.subscriptions:
+            self.link.subscriptions.remove(self)
+
+
+@dataclass
+class FakeLink:
+    """The link of one coordinator to one worker; `is_cut` loses all that is said."""
+
+    worker: FakeWorker
+    is_cut: bool = False
+    subscriptions: list[FakeSubscription] = field(default_factory=list)
+
+    def subscribe(
+        self, job: str, lease: LeaseSession, deliver: Callable[[LinkEvent], None]
+    ) -> FakeSubscription:
+        subscription = FakeSubscription(job, lease, deliver, self)
+        self.subscriptions.append(subscription)
+        if self.worker.is_up:
+            deliver(LinkUp())
+        else:
+            deliver(LinkDown("unavailable: connection refused"))
+        return subscription
+
+    def order(self, order: Order) -> None:
+        if self.worker.is_up and not self.is_cut:
+            asyncio.get_running_loop().call_later(WAY_S, self.worker.take, order, self)
+
+    def report(self, report: Report) -> None:
+        if self.is_cut:
+            return
+
+        def arrive() -> None:
+            for one in list(self.subscriptions):
+                one.deliver(report)
+
+        asyncio.get_running_loop().call_later(WAY_S, arrive)
+
+    def tell(self, event: LinkEvent) -> None:
+        for one in list(self.subscriptions):
+            one.deliver(event)
+
+
+class FakeLinks:
+    """What a coordinator has in place of `WorkerLinks`."""
+
+    def __init__(self, workers: Iterable[FakeWorker]) -> None:
+        self._workers = {worker.name: worker for worker in workers}
+        self._links: dict[str, FakeLink] = {}
+
+    def to(self, worker: str, address: str) -> FakeLink:
+        assert address == f"{worker}.example:7000"
+        if worker not in self._links:
+            self._links[worker] = FakeLink(self._workers[worker])
+            self._workers[worker].links.append(self._links[worker])
+        return self._links[worker]
+
+    def cut(self) -> None:
+        """Nothing passes any more between this coordinator and any worker."""
+        for link in self._links.values():
+            link.is_cut = True
+
+    def as_links(self) -> WorkerLinks:
+        return cast("WorkerLinks", self)
+
+
+def unreachable(member: str, detail: str = "refused") -> Problem:
+    return Problem(b"", member, What.UNREACHABLE, detail)
