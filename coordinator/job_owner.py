@@ -7,14 +7,14 @@ at the workers, and the next owner finds it in the ledger and adopts it.
 import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import msgspec
 import structlog
 
 from coordinator.catalog import Catalog, Job
 from coordinator.errors import CoordinatorError
-from coordinator.job import Overlap
+from coordinator.job import From, Overlap
 from coordinator.keys import instant_text
 from coordinator.ledger import Ledger, NotOwner, RunExists
 from coordinator.links import WorkerLinks
@@ -28,7 +28,7 @@ from coordinator.records import (
     StateRecord,
 )
 from coordinator.run_driver import RunDriver, RunOrder, Watchers
-from coordinator.schedule import next_due, what_is_due
+from coordinator.schedule import Due, next_due, what_is_due
 from wire.clock import Clock
 from wire.orders import Assignment, Member, Outcome, PlannedChange, Progress, RunEnded
 
@@ -84,6 +84,13 @@ class JobOwner:
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _requests: list[_Request] = field(default_factory=list)
     _ready: asyncio.Event = field(default_factory=asyncio.Event)
+    _is_over: bool = False
+    _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while the run that waits for an approval is released, dropped or replaced."""
+    _preview: RunDriver | None = None
+    _preview_over: asyncio.Event = field(default_factory=asyncio.Event)
+    _last_began: datetime | None = None
+    """When the run that ended last had begun, if it ended here."""
 
     @property
     def name(self) -> str:
@@ -111,7 +118,7 @@ class JobOwner:
 
     async def request_run(self) -> str:
         """Create a run that is due now and return its id; raises RequestRefused."""
-        await self._ready.wait()
+        await self._until_ready()
         running = self.current
         if running is not None:
             match self.job.spec.overlap:
@@ -131,62 +138,81 @@ class JobOwner:
 
     async def approve(self, instant: datetime) -> RunRecord:
         """Release the held plan of a run; raises RequestRefused when there is none."""
-        await self._ready.wait()
-        if self.held is None or self.held[0] != instant:
-            raise RequestRefused(
-                f"run {instant_text(instant)} of job {self.name} does not wait for an approval"
+        await self._until_ready()
+        async with self._turn:
+            if self.held is None or self.held[0] != instant:
+                raise RequestRefused(
+                    f"run {instant_text(instant)} of job {self.name} does not wait for an approval"
+                )
+            if not self.held[1].plan:
+                raise RequestRefused(
+                    f"run {instant_text(instant)} of job {self.name} has no plan to approve: "
+                    f"{self.held[1].reason}; mend that, then run the job again"
+                )
+            # Running from here on, for whoever looks: an approved run waits for nobody any more.
+            record = msgspec.structs.replace(
+                self.held[1],
+                outcome=Outcome.RUNNING,
+                reason="approved by an operator",
+                approved=self.held[1].plan,
             )
-        if not self.held[1].plan:
-            raise RequestRefused(
-                f"run {instant_text(instant)} of job {self.name} has no plan to approve: "
-                f"{self.held[1].reason}; mend that, then run the job again"
-            )
-        # Running from here on, for whoever looks: an approved run waits for nobody any more.
-        record = msgspec.structs.replace(
-            self.held[1],
-            outcome=Outcome.RUNNING,
-            reason="approved by an operator",
-            approved=self.held[1].plan,
-        )
-        self._phase("running", record.reason)
-        await self.ledger.write(self.ownership, self.state, [(instant, record)])
-        self.held = (instant, record)
+            self._phase("running", record.reason)
+            await self.ledger.write(self.ownership, self.state, [(instant, record)])
+            self.held = (instant, record)
         self._wake.set()
         return record
 
     async def cancel(self, instant: datetime) -> RunRecord:
         """Stop a run, or drop one that is held; raises RequestRefused when it has ended."""
-        await self._ready.wait()
-        if self.current is not None and self.current.instant == instant:
-            self._cancel_current(self.current)
-            return self.current.record
-        if self.held is not None and self.held[0] == instant:
-            record = self._ended(self.held[1], Outcome.CANCELLED, "cancelled by an operator")
-            self.held = None
-            await self._record(instant, record)
-            return record
+        await self._until_ready()
+        async with self._turn:
+            if self.current is not None and self.current.instant == instant:
+                self._cancel_current(self.current)
+                return self.current.record
+            if self.held is not None and self.held[0] == instant:
+                record = self._ended(self.held[1], Outcome.CANCELLED, "cancelled by an operator")
+                self.held = None
+                await self._record(instant, record)
+                return record
         raise RequestRefused(f"run {instant_text(instant)} of job {self.name} is not going on")
 
     async def preview(self, planned: Callable[[tuple[PlannedChange, ...]], None]) -> RunEnded:
-        """Plan a run and change nothing; `planned` hears the changes. Raises RequestRefused."""
-        await self._ready.wait()
+        """Plan a run and change nothing; `planned` hears the changes. Raises RequestRefused.
+
+        A run that becomes due meanwhile ends the preview: both would use the same session.
+        """
+        await self._until_ready()
         if self.current is not None:
             raise RequestRefused(
                 f"job {self.name}: run {instant_text(self.current.instant)} is going on; "
                 "preview it when it has ended"
             )
+        if self._preview is not None:
+            raise RequestRefused(f"job {self.name} is being previewed already: wait for that")
         run = f"preview-{instant_text(self.wall())}"
         order = self._order(run, preview=True)
         watchers = Watchers(planned=planned)
         with RunDriver(self.ownership, order, self.links, self.clock, watchers) as driver:
-            ended = await driver.drive()
-            driver.settle()
-            return ended
+            self._preview = driver
+            self._preview_over.clear()
+            try:
+                return await driver.drive()
+            finally:
+                driver.settle()
+                self._preview = None
+                self._preview_over.set()
+
+    async def _until_ready(self) -> None:
+        """Wait until the job's past is known; raises NotOwner when it is this node's no more."""
+        await self._ready.wait()
+        if self._is_over:
+            raise NotOwner(f"job {self.name} has changed hands")
 
     # The task
 
     async def own(self) -> None:
         """Do the job's work until cancelled; returns when the ownership turns out to be over."""
+        self._is_over = False
         try:
             await self._begin()
             while True:
@@ -196,7 +222,10 @@ class JobOwner:
         except NotOwner as error:
             log.info("ownership_over", job=self.name, why=str(error))
         finally:
-            for request in self._requests:
+            self._is_over = True
+            self._ready.set()  # nobody may wait here for what does not come
+            requests, self._requests = self._requests, []
+            for request in requests:
                 if not request.created.done():
                     request.created.set_exception(NotOwner(f"job {self.name} has changed hands"))
 
@@ -215,6 +244,7 @@ class JobOwner:
     async def _begin(self) -> None:
         memory = await self.ledger.recall(self.name)
         self.state = memory.state
+        self.current = self.held = None
         *superseded, last = memory.open_runs or (None,)
         for run in superseded:
             if run is not None:
@@ -232,6 +262,9 @@ class JobOwner:
     async def _do_next(self) -> bool:
         """Do one thing that is due; return whether there was one."""
         if self.current is not None:
+            while self._preview is not None:
+                self._preview.cancel()
+                await self._preview_over.wait()
             await self._execute(self.current)
             return True
         if self.held is not None and self.held[1].approved:
@@ -240,10 +273,12 @@ class JobOwner:
             self.current = CurrentRun(instant, record)
             return True
         if self._requests:
-            request = self._requests.pop(0)
-            instant = await self._create(self.wall(), "asked for")
-            if not request.created.done():
-                request.created.set_result(instant)
+            request = self._requests[0]
+            created = await self._create(self.wall(), "asked for")
+            if created is not None:
+                self._requests.remove(request)
+                if not request.created.done():
+                    request.created.set_result(created)
             return True
         return await self._do_scheduled()
 
@@ -252,6 +287,9 @@ class JobOwner:
         due = what_is_due(self.job.spec, self._next_due(), now)
         if due.instant is None and not due.passed_over:
             return False
+        is_skipping = self.job.spec.overlap is Overlap.SKIP and self._last_began is not None
+        if due.instant is not None and is_skipping and self._overlapped(due.instant):
+            due = Due(None, (*due.passed_over, due.instant))
         if due.passed_over:
             await self._pass_over(due.passed_over)
         if due.instant is not None:
@@ -260,11 +298,10 @@ class JobOwner:
 
     async def _pass_over(self, instants: Iterable[datetime]) -> None:
         """Record instants that came and went without a run."""
-        last_ended = self._last_ended()
         passed = list(instants)
         records = []
         for at in passed:
-            overlapped = last_ended is not None and at <= last_ended
+            overlapped = self._overlapped(at)
             outcome = Outcome.SKIPPED if overlapped else Outcome.MISSED
             reason = "the run before was still going on" if overlapped else "nobody ran it in time"
             record = RunRecord(
@@ -274,8 +311,10 @@ class JobOwner:
         self.state = msgspec.structs.replace(self.state, last_due=passed[-1])
         await self.ledger.write(self.ownership, self.state, records)
 
-    def _last_ended(self) -> datetime | None:
-        return self.state.last_ended
+    def _overlapped(self, at: datetime) -> bool:
+        """Whether an instant came while the run before went on."""
+        began, ended = self._last_began, self.state.last_ended
+        return ended is not None and at <= ended and (began is None or began < at)
 
     def _next_due(self) -> datetime | None:
         return next_due(
@@ -301,13 +340,35 @@ class JobOwner:
 
     async def _create(
         self, instant: datetime, reason: str, *, scheduled: datetime | None = None
-    ) -> datetime:
-        """Put a new run into the ledger before anything acts; return its instant."""
+    ) -> datetime | None:
+        """Put a new run into the ledger before anything acts; return its instant.
+
+        None when the run that waited was approved in the meantime: that one goes first.
+        """
+        async with self._turn:
+            if self.held is not None and self.held[1].approved:
+                return None
+            await self._replace_held()
+            while True:
+                try:
+                    await self._put_new(instant, reason, scheduled)
+                except RunExists:
+                    log.warning("run_exists", job=self.name, run=instant_text(instant))
+                    if scheduled is not None:
+                        self.state = msgspec.structs.replace(self.state, last_due=scheduled)
+                        return instant
+                    instant += timedelta(microseconds=1)  # asked for twice, or the clock was set
+                else:
+                    return instant
+
+    async def _replace_held(self) -> None:
         if self.held is not None:
             at, record = self.held
             self.held = None
             why = "a later run planned anew and took its place"
             await self._record(at, self._ended(record, Outcome.BLOCKED, why))
+
+    async def _put_new(self, instant: datetime, reason: str, scheduled: datetime | None) -> None:
         record = RunRecord(
             due=instant,
             generation=self.job.generation,
@@ -320,15 +381,9 @@ class JobOwner:
         )
         if scheduled is not None:
             state = msgspec.structs.replace(state, last_due=scheduled)
-        try:
-            await self.ledger.create(self.ownership, instant, record, state)
-        except RunExists:
-            log.warning("run_exists", job=self.name, run=instant_text(instant))
-            self.state = msgspec.structs.replace(self.state, last_due=instant)
-            return instant
+        await self.ledger.create(self.ownership, instant, record, state)
         self.state = state
         self.current = CurrentRun(instant, record)
-        return instant
 
     async def _execute(self, running: CurrentRun) -> None:
         """Carry a run to its end, or to a hold, and record it."""
@@ -356,9 +411,35 @@ class JobOwner:
             running.driver = driver
             if running.is_cancelled:
                 driver.cancel()
-            ended = await driver.drive()
+            ended = await self._drive(driver, running)
             await self._finish(running, self._outcome_of(running.record, ended), ended)
             driver.settle()
+
+    async def _drive(self, driver: RunDriver, running: CurrentRun) -> RunEnded:
+        """Drive a run to its end, or, with `overlap: cancel`, until the next one is due."""
+        if self.job.spec.overlap is not Overlap.CANCEL:
+            return await driver.drive()
+        watching = asyncio.create_task(self._cancel_when_due(running))
+        try:
+            return await driver.drive()
+        finally:
+            watching.cancel()
+
+    async def _cancel_when_due(self, running: CurrentRun) -> None:
+        began = self.wall()
+        while True:
+            due = self._next_due()
+            every = self.job.spec.trigger.every
+            if due is None or every is None or self.job.spec.trigger.counts_from is From.END:
+                return
+            if due <= began:  # missed before the run: no reason to end it
+                step = timedelta(seconds=every.seconds)
+                due += ((began - due) // step + 1) * step
+            delay_s = (due - self.wall()).total_seconds()
+            if delay_s <= 0:
+                self._cancel_current(running)
+                return
+            await self.clock.sleep(min(delay_s + 0.001, 30.0))
 
     async def _finish(
         self, running: CurrentRun, record: RunRecord, ended: RunEnded | None = None
@@ -385,6 +466,7 @@ class JobOwner:
             up_to_date=up_to_date,
         )
         self.current = None
+        self._last_began = record.started
         self.held = (running.instant, record) if blocked else None
         self.state = msgspec.structs.replace(self.state, next_due=self._next_due())
         await self.ledger.write(self.ownership, self.state, [(running.instant, record)])

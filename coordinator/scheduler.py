@@ -133,9 +133,13 @@ class Scheduler:
                     await owner.own()
                 except Exception:
                     log.exception("job_failed", again_in_s=AGAIN_S)
-                    await self.clock.sleep(AGAIN_S)
                 else:
-                    return
+                    if not owner.ownership.is_held:
+                        return
+                    # A worker knows a newer owner, and etcd still says that it is we: either the
+                    # news is on its way, or etcd was set back to a backup and a later claim helps.
+                    log.warning("job_not_ours_at_a_worker", again_in_s=AGAIN_S)
+                await self.clock.sleep(AGAIN_S)
 
     def _lost(self, job: str, reason: LostReason) -> None:
         owned = self._owned.pop(job, None)
