@@ -162,8 +162,8 @@ class FakeWorker:
         run.task = asyncio.create_task(self._go(order, run))
 
     async def _go(self, order: StartRun, run: _Run) -> None:
-        job = order.job
-        await asyncio.sleep(self.run_s / 2)
+        job, half_s = order.job, self.run_s / 2
+        await asyncio.sleep(half_s)
         if order.preview:
             change = PlannedChange(b"a\xff", "w2:data", "create", "file", 3)
             self._report(RunPlanned(job, order.run, (change,)))
@@ -171,7 +171,7 @@ class FakeWorker:
             self._report(
                 RunProgress(job, order.run, Progress(Counts(files_copied=1), 2, 8, "push"))
             )
-        await asyncio.sleep(self.run_s / 2)
+        await asyncio.sleep(half_s)
         outcome = Outcome.FAILED if self.problems else Outcome.SUCCEEDED
         if self.plan and order.approved != self.plan:
             outcome = Outcome.BLOCKED
