@@ -102,6 +102,7 @@ class PreviousLife:
         """Remember leases in this directory."""
         self._path = directory / "leases.json"
         self._mine: set[int] = set()
+        self._is_stale = False
         self._writes: set[asyncio.Task[None]] = set()
 
     async def bury(self, store: Store) -> None:
@@ -120,9 +121,17 @@ class PreviousLife:
         self._save()
 
     def _save(self) -> None:
-        writing = asyncio.create_task(asyncio.to_thread(self._write, sorted(self._mine)))
-        self._writes.add(writing)
-        writing.add_done_callback(self._writes.discard)
+        """Have the file written soon; one writer at a time, which writes what is true by then."""
+        self._is_stale = True
+        if not self._writes:
+            writing = asyncio.create_task(self._keep_written())
+            self._writes.add(writing)
+            writing.add_done_callback(self._writes.discard)
+
+    async def _keep_written(self) -> None:
+        while self._is_stale:
+            self._is_stale = False
+            await asyncio.to_thread(self._write, sorted(self._mine))
 
     def _read(self) -> list[int]:
         try:
