@@ -123,7 +123,7 @@ class PreviousLife:
     def _save(self) -> None:
         """Have the file written soon; one writer at a time, which writes what is true by then."""
         self._is_stale = True
-        if not self._writes:
+        if all(task.done() for task in self._writes):
             writing = asyncio.create_task(self._keep_written())
             self._writes.add(writing)
             writing.add_done_callback(self._writes.discard)
