@@ -233,7 +233,7 @@ async def scene_on(
     spare: int = 0,
 ) -> AsyncIterator[Scene]:
     """Start a cluster with these members, its workers registered; stop it at the end."""
-    directory.mkdir(parents=True, exist_ok=True)
+    await asyncio.to_thread(directory.mkdir, parents=True, exist_ok=True)
     keys = Keys(f"/test/{uuid.uuid4().hex}/")
     store = EtcdStore(EtcdConfig(etcd.endpoints))
     cluster = LocalCluster(directory, etcd.endpoints, prefix=keys.prefix)

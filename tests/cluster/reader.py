@@ -4,6 +4,7 @@ import hashlib
 import random
 import threading
 from pathlib import Path
+from typing import Self
 
 _LINE = b"0123456789abcdef" * 64
 
@@ -31,7 +32,7 @@ class Reader:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._read_all, daemon=True)
 
-    def __enter__(self) -> "Reader":
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

@@ -1,6 +1,7 @@
 """etcd hangs or is away: owners fall silent in time, and go on where they were."""
 
 import asyncio
+import itertools
 import os
 import signal
 import time
@@ -42,7 +43,7 @@ async def test_i12_etcd_hangs_and_nothing_is_published_past_the_deadline(alone: 
     grow(source, files, size=40)
     await alone.apply(name="hang", source="a:data", targets=["b:data"], lease_ttl=f"{TTL_S}s")
     run = await alone.request_run("hang")
-    await until(lambda: (target / "d000").exists(), "the beginning", 60)
+    await until((target / "d000").exists, "the beginning", 60)
     member = alone.etcd.members[0]
     member.signal(signal.SIGSTOP)
     stopped_at = time.monotonic()
@@ -94,6 +95,6 @@ async def published_once(scene: Scene) -> bool:
     """Whether the ledger has every due instant up to now, once, a second apart (I9)."""
     runs = await scene.ledger.runs("tick")
     instants = [at for at, _ in runs]
-    steps = [(b - a).total_seconds() for a, b in zip(instants, instants[1:], strict=False)]
+    steps = [(b - a).total_seconds() for a, b in itertools.pairwise(instants)]
     assert set(steps) <= {1.0}, steps
     return runs[-1][1].outcome.value in {"succeeded", "running"}

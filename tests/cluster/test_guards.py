@@ -226,6 +226,6 @@ async def test_i8_a_preview_says_that_it_would_be_held(mirrored: Mirrored) -> No
     shutil.rmtree(mirrored.source / "sub")
     ended = await mirrored.scene.baton("job", "preview", mirrored.job, "-o", "json")
     assert ended.code == 3
-    assert [hold["reason"] for hold in ended.json["holds"]][0] == "emptied"
+    assert next(hold["reason"] for hold in ended.json["holds"]) == "emptied"
     assert len(ended.json["changes"]) >= 21
     assert len(picture(mirrored.target)) == 21

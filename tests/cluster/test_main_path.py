@@ -1,5 +1,7 @@
 """What users do every day: apply, run, look, change, run again."""
 
+import itertools
+import json
 import os
 import socket
 from pathlib import Path
@@ -8,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.cluster.harness import Scene, until
-from tests.cluster.trees import T0, check_equal, grow, put
+from tests.cluster.trees import T0, check_equal, grow, picture, put
 
 RUN_FIELDS = {
     *("job", "id", "due", "started", "ended", "outcome", "attempts", "files_scanned"),
@@ -22,6 +24,12 @@ JOB_FIELDS = {
 TEST_FIELDS = {
     *("name", "address", "identity", "group", "roots", "rtt_ms", "throughput_bytes_per_s")
 }
+
+
+STRANGE = (
+    *(b"caf\xe9", b"\xff\xfe", b" ", b"a\nb", b"-n", b"\\", b"*", b"x" * 255),
+    "ä".encode(),
+)
 
 
 async def job_of(scene: Scene, name: str, **more: Any) -> tuple[Path, Path]:
@@ -78,11 +86,8 @@ async def test_i10_first_copy_then_nothing_then_what_changed(steady: Scene) -> N
 
 async def test_names_links_modes_times_and_depth_arrive(steady: Scene) -> None:
     source, target = await job_of(steady, "odd")
-    base = os.fsencode(source)
-    strange = [b"caf\xe9", b"\xff\xfe", b" ", b"a\nb", b"-n", b"\\", b"*", b"x" * 255, "ä".encode()]
-    for name in strange:
-        with open(base + b"/" + name, "wb") as file:
-            file.write(name)
+    for name in STRANGE:
+        put(source / os.fsdecode(name), name)
     (source / ("y" * 255)).mkdir()
     for mode in (0o400, 0o600, 0o644, 0o755, 0o777):
         put(source / f"mode{mode:o}", "m", mode=mode)
@@ -103,21 +108,24 @@ async def test_names_links_modes_times_and_depth_arrive(steady: Scene) -> None:
     assert is_nothing(await steady.run_ok("odd"))
 
 
-async def test_a_path_longer_than_path_max_arrives(steady: Scene) -> None:
-    source, target = await job_of(steady, "long")
+def dig(source: Path) -> None:
+    """Make a file whose path is 5000 bytes long."""
     held = os.open(source, os.O_RDONLY)
     for _ in range(20):
         os.mkdir("z" * 250, dir_fd=held)
         below = os.open("z" * 250, os.O_RDONLY, dir_fd=held)
         os.close(held)
         held = below
-    with open(os.open("end", os.O_WRONLY | os.O_CREAT, dir_fd=held), "wb") as file:
+    with os.fdopen(os.open("end", os.O_WRONLY | os.O_CREAT, dir_fd=held), "wb") as file:
         file.write(b"far away")
     os.close(held)
+
+
+async def test_a_path_longer_than_path_max_arrives(steady: Scene) -> None:
+    source, target = await job_of(steady, "long")
+    dig(source)
     run = await steady.run_ok("long")
     assert run["files_copied"] == 1
-    from tests.cluster.trees import picture
-
     assert picture(source) == picture(target)
 
 
@@ -175,8 +183,6 @@ async def test_every_json_document_has_its_fields(steady: Scene) -> None:
 
 
 async def test_apply_is_declarative_and_dry_run_changes_nothing(steady: Scene) -> None:
-    import json
-
     (steady.roots["a"] / "declared").mkdir()
     spec = {
         "name": "declared",
@@ -216,7 +222,7 @@ async def test_every_runs_by_itself_and_stops_with_the_job(steady: Scene) -> Non
     await until(two_succeeded)
     runs = await steady.ledger.runs("every")
     instants = [at for at, _ in runs]
-    steps = {(b - a).total_seconds() for a, b in zip(instants, instants[1:], strict=False)}
+    steps = {(b - a).total_seconds() for a, b in itertools.pairwise(instants)}
     assert steps <= {1.0}, "every due instant is in the ledger once (I9)"
     assert (await steady.show("every"))["next_due"] is not None
     await steady.ok("job", "delete", "every")

@@ -310,8 +310,8 @@ async def test_i8_unreadable_files_are_named_and_nothing_is_deleted(pair: Scene)
         await nobody.wait()
 
 
-async def as_nobody(scene: Scene, member: Member) -> asyncio.subprocess.Process:
-    """Run a worker without any rights but its own state's; return when it answers."""
+def give_to_nobody(scene: Scene, member: Member) -> None:
+    """Let nobody reach and own what a worker's process must read and write."""
     for directory in [scene.directory, *scene.directory.parents]:
         if directory.stat().st_uid == 0 and len(directory.parts) > 2:
             directory.chmod(directory.stat().st_mode | 0o055)
@@ -322,6 +322,11 @@ async def as_nobody(scene: Scene, member: Member) -> asyncio.subprocess.Process:
     (scene.roots["a"] / ".baton").chmod(0o755)
     for path in [scene.roots["a"] / ".baton", *(scene.roots["a"] / ".baton").rglob("*")]:
         os.chown(path, 65534, 65534)
+
+
+async def as_nobody(scene: Scene, member: Member) -> asyncio.subprocess.Process:
+    """Run a worker without any rights but its own state's; return when it answers."""
+    give_to_nobody(scene, member)
     process = await asyncio.create_subprocess_exec(
         *("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"),
         *(sys.executable, "-m", "cli.main", "worker", "start", *member.arguments),

@@ -2,12 +2,14 @@
 
 import asyncio
 import contextlib
+import logging
 import random
 import signal
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,7 @@ from wire.orders import (
     CancelRun,
     CloseSession,
     OpenSession,
+    Order,
     Outcome,
     RunEnded,
     SessionOpened,
@@ -27,6 +30,8 @@ from wire.orders import (
     StartRun,
 )
 from wire.token import Token
+
+log = logging.getLogger(__name__)
 
 ROUNDS = 50
 TTL_S = 2
@@ -72,11 +77,12 @@ async def watching(scene: Scene, job: str) -> AsyncIterator[Reigns]:
 
 def published_tokens(scene: Scene, worker: str, job: str) -> list[int]:
     """The tokens under which a worker published, in order, one entry for every change of it."""
-    found = []
-    for event in scene.cluster.members[worker].events("publishes_under"):
-        if event["job"] == job:
-            found.append(int(str(event["token"]).rpartition(".")[2]))
-    return found
+    events = scene.cluster.members[worker].events("publishes_under")
+    return [revision_of(event["token"]) for event in events if event["job"] == job]
+
+
+def revision_of(token: object) -> int:
+    return int(str(token).rpartition(".")[2])
 
 
 def edit(source: Path, number: int, files: int, dice: random.Random) -> int:
@@ -114,7 +120,7 @@ async def test_i4_i9_i15_fifty_owners_killed_in_the_middle_of_runs(trio: Scene) 
             victim.signal(signal.SIGKILL)
             died_at = time.monotonic()
             await victim.wait()
-            reign = await until(lambda r=revision: reigns.after(r), "the next owner")
+            reign = await until(partial(reigns.after, revision), "the next owner")
             takeovers.append(reign.seen_at - died_at)
             await victim.start()
             was_open = record is not None and record.ended is None
@@ -124,7 +130,7 @@ async def test_i4_i9_i15_fifty_owners_killed_in_the_middle_of_runs(trio: Scene) 
             assert record.counts.files_copied == 800, said
             assert record.counts.bytes_copied == size, said
             assert record.counts.files_deleted == 0, said
-            tokens = [int(one.token.rpartition(".")[2]) for one in record.attempts]
+            tokens = [revision_of(one.token) for one in record.attempts]
             assert tokens == sorted(set(tokens)), said
             if len(record.attempts) > 1:
                 assert was_open
@@ -144,8 +150,8 @@ async def test_i4_i9_i15_fifty_owners_killed_in_the_middle_of_runs(trio: Scene) 
     assert in_the_middle >= ROUNDS * 0.6, in_the_middle
     takeovers.sort()
     p50, p99 = takeovers[ROUNDS // 2], takeovers[int(ROUNDS * 0.99)]
-    print(f"takeover: {p50:.2f} s p50, {p99:.2f} s p99, {max(takeovers):.2f} s at most;")
-    print(f"{in_the_middle} of {ROUNDS} in the middle of a run")
+    log.info("takeover: p50 %.2f s, p99 %.2f s, max %.2f s", p50, p99, max(takeovers))
+    log.info("%d of %d in the middle of a run", in_the_middle, ROUNDS)
     assert max(takeovers) < TTL_S + 1
     assert (await trio.run_ok("kills"))["files_copied"] == 0
 
@@ -157,7 +163,7 @@ async def test_i12_an_owner_stopped_for_three_leases_gives_no_late_order(trio: S
     await trio.run_ok("stops")
     grow(source, 15_000)
     run = await trio.request_run("stops")
-    await until(lambda: (target / "d000").exists(), "the beginning")
+    await until((target / "d000").exists, "the beginning")
     owner = await trio.owner("stops")
     assert owner is not None
     name, revision = owner
@@ -182,9 +188,7 @@ async def test_i12_an_owner_stopped_for_three_leases_gives_no_late_order(trio: S
     await until(lambda: old.events("ownership_lost"), "that the old owner knows it")
     for worker in ("a", "b"):
         member = trio.cluster.members[worker]
-        tokens = [
-            int(str(one["token"]).rpartition(".")[2]) for one in member.events("session_opened")
-        ]
+        tokens = [revision_of(one["token"]) for one in member.events("session_opened")]
         assert tokens == sorted(tokens)
         for event in member.events("order_refused"):
             assert event["reason"] == "stale-token"
@@ -205,7 +209,7 @@ async def test_i4_every_kind_of_order_of_a_late_owner_is_refused(trio: Scene) ->
     for worker in ("a", "b"):
         shown = (await trio.ok("worker", "show", worker, "-o", "json")).json
         async with late_owner(trio, first[0], worker) as late:
-            orders = [
+            orders: list[Order] = [
                 OpenSession(late.assignment("late"), token, "1"),
                 StartRun("late", token, run["id"]),
                 CancelRun("late", token, run["id"]),
@@ -280,7 +284,7 @@ async def test_a_stopped_owner_hands_over_at_once_in_the_middle_of_a_run(trio: S
     grow(source, 6000)
     await trio.apply(name="drain", source="a:data", targets=["b:data"], lease_ttl="10s")
     run = await trio.request_run("drain")
-    await until(lambda: (target / "d000").exists(), "the beginning")
+    await until((target / "d000").exists, "the beginning")
     first = await trio.owner("drain")
     assert first is not None
     async with watching(trio, "drain") as reigns:
@@ -302,7 +306,7 @@ async def test_a_command_that_waits_outlives_the_owner_that_it_asked(trio: Scene
     grow(source, 6000)
     await trio.apply(name="wait", source="a:data", targets=["b:data"], lease_ttl=f"{TTL_S}s")
     waiting = asyncio.create_task(trio.baton("job", "run", "wait", "--wait", "-o", "json"))
-    await until(lambda: (target / "d000").exists(), "the beginning")
+    await until((target / "d000").exists, "the beginning")
     owner = await trio.owner("wait")
     assert owner is not None
     await trio.cluster.members[owner[0]].kill()

@@ -1,6 +1,7 @@
 """Workers that die at any moment: nothing half made is ever seen, and the next run finishes."""
 
 import asyncio
+import logging
 import random
 import signal
 from pathlib import Path
@@ -10,6 +11,8 @@ import pytest
 from tests.cluster.harness import Scene, until
 from tests.cluster.reader import Reader, content_of
 from tests.cluster.trees import check_equal, grow, put
+
+log = logging.getLogger(__name__)
 
 ROUNDS = 50
 FILES = 400
@@ -66,7 +69,7 @@ async def test_i1_i10_fifty_targets_killed_while_they_publish(pair: Scene) -> No
     assert in_the_middle >= ROUNDS * 0.5, in_the_middle
     check_equal(source, target)
     assert (await pair.run_ok("kills"))["files_copied"] == 0
-    print(f"{in_the_middle} of {ROUNDS} in the middle; {reader.reads} reads")
+    log.info("%d of %d in the middle; %d reads", in_the_middle, ROUNDS, reader.reads)
 
 
 @pytest.mark.timeout(120)
@@ -78,7 +81,7 @@ async def test_a_source_worker_that_dies_and_returns_is_given_the_run_again(
     grow(source, 6000)
     await pair.apply(name="source", source="a:data", targets=["b:data"])
     run = await pair.request_run("source")
-    await until(lambda: (target / "d000").exists(), "the beginning")
+    await until((target / "d000").exists, "the beginning")
     worker = pair.cluster.members["a"]
     worker.signal(number)
     await worker.wait()
@@ -95,7 +98,7 @@ async def test_a_source_worker_that_stays_away_fails_the_run_by_name(pair: Scene
     grow(source, 6000)
     await pair.apply(name="away", source="a:data", targets=["b:data"])
     run = await pair.request_run("away")
-    await until(lambda: (target / "d000").exists(), "the beginning")
+    await until((target / "d000").exists, "the beginning")
     await pair.cluster.members["a"].kill()
     record = await pair.run_ended("away", run, 60)
     assert record.outcome.value == "failed"
@@ -112,7 +115,7 @@ async def test_a_target_that_stops_in_order_loses_nothing(pair: Scene) -> None:
     grow(source, 6000)
     await pair.apply(name="order", source="a:data", targets=["b:data"])
     run = await pair.request_run("order")
-    await until(lambda: (target / "d000").exists(), "the beginning")
+    await until((target / "d000").exists, "the beginning")
     assert await pair.cluster.members["b"].stop() == 0
     record = await pair.run_ended("order", run, 60)
     assert record.outcome.value == "failed"
