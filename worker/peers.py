@@ -234,6 +234,9 @@ class PeerService(peer_pb2_grpc.PeerServicer):
     def _judge(self, grant: PeerGrant, peer: Identity) -> tuple[Session, Member]:
         session = self._sessions.get(grant.job)
         if session is None or session.token < grant.token:
+            token, why = self._sessions.refused_opens.get(grant.job, (None, ""))
+            if token == grant.token:
+                raise PeerRefused(why)
             raise PeerNotNow(
                 f"worker {self._sessions.worker} has no session of job {grant.job} under token "
                 f"{grant.token} yet"

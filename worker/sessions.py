@@ -117,6 +117,8 @@ class Sessions:
         self.roots = roots
         self.journal = journal
         self.orders_refused = 0
+        self.refused_opens: dict[str, tuple[Token, str]] = {}
+        """By job the session that was last refused, and why: its source need not wait for it."""
         self._clock = clock
         self._accepted_clusters = accepted_clusters
         self._starts_run = starts_run
@@ -189,6 +191,8 @@ class Sessions:
                 await self._dispatch(order, link)
             except OrderRefused as refusal:
                 self.orders_refused += 1
+                if isinstance(order, OpenSession):
+                    self.refused_opens[job] = (order.token, str(refusal))
                 name = type(order).__name__
                 log.warning(
                     "order_refused",
@@ -242,6 +246,7 @@ class Sessions:
             session.assignment, session.token = assignment, token
             session.lease, session.link = order.lease, link
             session.live_at = self._clock.now()  # not dropped before the first extension
+        self.refused_opens.pop(assignment.job, None)
         running = session.running
         log.info(
             "session_opened",
