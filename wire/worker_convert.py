@@ -4,6 +4,7 @@ What comes in is checked here: a message that makes no sense raises `ProtocolErr
 can be used without a second look.
 """
 
+import math
 from enum import StrEnum
 from typing import TypeVar
 
@@ -25,6 +26,9 @@ from wire.token import Token
 
 E = TypeVar("E", bound=StrEnum)
 
+_LONGEST_LEASE_S = 3_600.0
+"""Far beyond the longest lease TTL of a job, 60 s."""
+
 
 def token_to_wire(token: Token) -> common_pb2.Token:
     """Return the token's message."""
@@ -44,8 +48,8 @@ def counts_to_wire(counts: Counts) -> common_pb2.Counts:
 
 
 def counts_from_wire(message: common_pb2.Counts) -> Counts:
-    """Return the counts of a message."""
-    return Counts(**{name: getattr(message, name) for name in Counts.__slots__})
+    """Return the counts of a message; a negative one raises ProtocolError."""
+    return Counts(**{name: _count(getattr(message, name), name) for name in Counts.__slots__})
 
 
 def problem_to_wire(problem: Problem) -> common_pb2.Problem:
@@ -84,7 +88,7 @@ def change_to_wire(change: orders.PlannedChange) -> common_pb2.PlannedChange:
 def change_from_wire(message: common_pb2.PlannedChange) -> orders.PlannedChange:
     """Return the planned change of a message."""
     return orders.PlannedChange(
-        message.path, message.member, message.action, message.kind, message.size
+        message.path, message.member, message.action, message.kind, _count(message.size, "size")
     )
 
 
@@ -101,7 +105,10 @@ def progress_to_wire(progress: orders.Progress) -> common_pb2.Progress:
 def progress_from_wire(message: common_pb2.Progress) -> orders.Progress:
     """Return the progress of a message."""
     return orders.Progress(
-        counts_from_wire(message.done), message.files_total, message.bytes_total, message.phase
+        counts_from_wire(message.done),
+        _count(message.files_total, "files_total"),
+        _count(message.bytes_total, "bytes_total"),
+        message.phase,
     )
 
 
@@ -157,8 +164,7 @@ def order_from_wire(message: worker_pb2.Order) -> orders.Order:
             close = message.close_session
             return orders.CloseSession(_named(close.job, "job"), token_from_wire(close.token))
         case "extend":
-            extend = message.extend
-            return orders.Extend(extend.lease, extend.stamp, extend.remaining_s)
+            return _extend_from_wire(message.extend)
         case "start_run":
             start = message.start_run
             return orders.StartRun(
@@ -170,10 +176,14 @@ def order_from_wire(message: worker_pb2.Order) -> orders.Order:
             )
         case "cancel_run":
             cancel = message.cancel_run
-            return orders.CancelRun(cancel.job, token_from_wire(cancel.token), cancel.run)
+            return orders.CancelRun(
+                _named(cancel.job, "job"), token_from_wire(cancel.token), _named(cancel.run, "run")
+            )
         case "settle_run":
             settle = message.settle_run
-            return orders.SettleRun(settle.job, token_from_wire(settle.token), settle.run)
+            return orders.SettleRun(
+                _named(settle.job, "job"), token_from_wire(settle.token), _named(settle.run, "run")
+            )
         case _:
             raise ProtocolError("an order of a kind that this version does not know")
 
@@ -224,14 +234,17 @@ def report_from_wire(message: worker_pb2.Report) -> orders.Report:
         case "session_opened":
             opened = message.session_opened
             return orders.SessionOpened(
-                opened.job, token_from_wire(opened.token), opened.run, opened.generation
+                _named(opened.job, "job"),
+                token_from_wire(opened.token),
+                opened.run,
+                opened.generation,
             )
         case "refused":
             refused = message.refused
             return orders.Refused(
-                refused.job,
+                _named(refused.job, "job"),
                 token_from_wire(refused.token),
-                Token(refused.highest.cluster_id, refused.highest.revision),
+                Token(refused.highest.cluster_id, _count(refused.highest.revision, "revision")),
                 refused.order,
                 _enum(orders.RefusalReason, refused.reason),
                 refused.detail,
@@ -239,12 +252,16 @@ def report_from_wire(message: worker_pb2.Report) -> orders.Report:
         case "run_progress":
             progress = message.run_progress
             return orders.RunProgress(
-                progress.job, progress.run, progress_from_wire(progress.progress)
+                _named(progress.job, "job"),
+                _named(progress.run, "run"),
+                progress_from_wire(progress.progress),
             )
         case "run_planned":
             planned = message.run_planned
             changes = tuple(change_from_wire(change) for change in planned.changes)
-            return orders.RunPlanned(planned.job, planned.run, changes)
+            return orders.RunPlanned(
+                _named(planned.job, "job"), _named(planned.run, "run"), changes
+            )
         case "run_ended":
             return _ended_from_wire(message.run_ended)
         case _:
@@ -306,6 +323,15 @@ def _open_from_wire(message: worker_pb2.OpenSession) -> orders.OpenSession:
     )
 
 
+def _extend_from_wire(message: worker_pb2.Extend) -> orders.Extend:
+    """Return an extension; one without an end, or to nowhere, would undo the deadline."""
+    if not (math.isfinite(message.remaining_s) and 0 < message.remaining_s <= _LONGEST_LEASE_S):
+        raise ProtocolError(f"an extension of {message.remaining_s} s")
+    return orders.Extend(
+        _named(message.lease, "lease"), _count(message.stamp, "stamp"), message.remaining_s
+    )
+
+
 def _ended_to_wire(ended: orders.RunEnded) -> worker_pb2.RunEnded:
     return worker_pb2.RunEnded(
         job=ended.job,
@@ -322,12 +348,12 @@ def _ended_to_wire(ended: orders.RunEnded) -> worker_pb2.RunEnded:
 
 def _ended_from_wire(message: worker_pb2.RunEnded) -> orders.RunEnded:
     return orders.RunEnded(
-        job=message.job,
-        run=message.run,
+        job=_named(message.job, "job"),
+        run=_named(message.run, "run"),
         outcome=_enum(orders.Outcome, message.outcome),
         counts=counts_from_wire(message.counts),
         problems=tuple(problem_from_wire(problem) for problem in message.problems),
-        problems_total=message.problems_total,
+        problems_total=_count(message.problems_total, "problems_total"),
         holds=tuple(hold_from_wire(hold) for hold in message.holds),
         plan=message.plan,
         behind=tuple(message.behind),
@@ -365,6 +391,10 @@ def _options_to_wire(options: MirrorOptions) -> worker_pb2.MirrorOptions:
 
 
 def _options_from_wire(message: worker_pb2.MirrorOptions) -> MirrorOptions:
+    if message.HasField("max_delete") and not 0 <= message.max_delete <= 1:
+        raise ProtocolError(f"max_delete {message.max_delete} is no share")
+    for name in ("max_delete_files", "trash_s"):
+        _count(getattr(message, name), name)
     return MirrorOptions(
         compare=_enum(Compare, message.compare),
         durability=_enum(Durability, message.durability),
@@ -380,6 +410,12 @@ def _options_from_wire(message: worker_pb2.MirrorOptions) -> MirrorOptions:
             keep_replaced=message.keep_replaced,
         ),
     )
+
+
+def _count(value: int, what: str) -> int:
+    if value < 0:
+        raise ProtocolError(f"a negative {what}: {value}")
+    return value
 
 
 def _named(value: str, what: str) -> str:
