@@ -14,6 +14,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
+import pytest
 
 from baton.v1 import coordinator_pb2 as pb
 from baton.v1.coordinator_pb2_grpc import CoordinatorStub
@@ -83,6 +84,12 @@ async def until(
         await asyncio.sleep(POLL_S)
 
 
+def plain(view: Any) -> dict[str, Any]:
+    """Return a view as reading its JSON gives it."""
+    read: dict[str, Any] = json.loads(json.dumps(asdict(view)))
+    return read
+
+
 @dataclass
 class Scene:
     """The cluster of one test."""
@@ -143,11 +150,11 @@ class Scene:
 
     async def show(self, job: str) -> dict[str, Any]:
         """Return a job as `job show -o json` prints it."""
-        return asdict(job_from_wire(await self.ask("GetJob", pb.GetJobRequest(name=job))))
+        return plain(job_from_wire(await self.ask("GetJob", pb.GetJobRequest(name=job))))
 
     async def show_run(self, job: str, run: str) -> dict[str, Any]:
         """Return a run as `run show -o json` prints it."""
-        return asdict(run_from_wire(await self.ask("GetRun", pb.GetRunRequest(job=job, run=run))))
+        return plain(run_from_wire(await self.ask("GetRun", pb.GetRunRequest(job=job, run=run))))
 
     async def request_run(self, job: str) -> str:
         """Ask for a run; return its id."""
@@ -170,6 +177,14 @@ class Scene:
         run = await self.run(job)
         assert run["outcome"] == "succeeded", run
         return run
+
+    async def refusal_of(self, method: str, request: Any) -> str:
+        """Ask for what is refused; return the sentence."""
+        stub = CoordinatorStub(self._channel(self.cluster.coordinators[0]))
+        with pytest.raises(grpc.aio.AioRpcError) as refusal:
+            await getattr(stub, method)(request, timeout=10)
+        assert refusal.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+        return refusal.value.details() or ""
 
     async def ask(self, method: str, request: Any, within_s: float = 20.0) -> Any:
         """Ask whichever coordinator answers, again while none does."""

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -192,7 +193,9 @@ async def test_a_target_that_is_exported_read_only_is_refused_at_both_times(pair
     at = member.arguments.index("--root") + 1
     member.arguments[at] += ":ro"
     await pair.cluster.start("b")
+    began = time.monotonic()
     ended = await pair.baton("job", "run", "ro", "--wait", "-o", "json")
+    assert time.monotonic() - began < 10, "what is refused is not waited for"
     assert (ended.code, ended.json["outcome"]) == (1, "failed")
     assert "exported read-only" in ended.json["errors"][0]["detail"]
     again = await apply(pair, name="other", source="a:data", targets=["b:data"])
@@ -327,15 +330,17 @@ def give_to_nobody(scene: Scene, member: Member) -> None:
 async def as_nobody(scene: Scene, member: Member) -> asyncio.subprocess.Process:
     """Run a worker without any rights but its own state's; return when it answers."""
     give_to_nobody(scene, member)
-    process = await asyncio.create_subprocess_exec(
-        *("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"),
-        *(sys.executable, "-m", "cli.main", "worker", "start", *member.arguments),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.DEVNULL,
-    )
+    with member.log.open("wb") as log:
+        process = await asyncio.create_subprocess_exec(
+            *("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"),
+            *(sys.executable, "-m", "cli.main", "worker", "start", *member.arguments),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
 
     async def answers() -> bool:
+        assert process.returncode is None, member.log.read_text()
         return (await scene.baton("worker", "test", "a")).code == 0
 
     await until(answers, "a worker run by nobody", 40)
