@@ -32,6 +32,7 @@ from wire.peer_convert import (
     header_to_bytes,
     read_end_of_push,
 )
+from wire.token import Token
 from worker.errors import PeerNotNow, PeerRefused
 from worker.fence import Gate
 from worker.member_tree import MemberTree, MemberTrees
@@ -53,6 +54,7 @@ class _Use:
     gate: Gate | None = None
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     task: "asyncio.Task[Any] | None" = None
+    is_superseded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +108,7 @@ class PeerService(peer_pb2_grpc.PeerServicer):
         """Send a ListHeader, then the tree as listing frames."""
         grant = await _parsed(context, lambda: grant_from_bytes(raw))
         session, member, source = await self._granted(grant, context)
-        async with self._using(grant, source):
+        async with self._using(grant, source, context):
             options = session.assignment.options
             with await asyncio.to_thread(self._trees.open_target, member) as opened:
                 header = ListHeader(opened.holds, opened.entries_before, opened.free_bytes())
@@ -126,7 +128,7 @@ class PeerService(peer_pb2_grpc.PeerServicer):
         first = await anext(requests, b"")
         grant = await _parsed(context, lambda: grant_from_bytes(first))
         session, member, source = await self._granted(grant, context)
-        async with self._using(grant, source) as use:
+        async with self._using(grant, source, context) as use:
             use.gate = Gate(session.fence, grant.token)
             stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
             try:
@@ -183,6 +185,9 @@ class PeerService(peer_pb2_grpc.PeerServicer):
         fresh = [hold for hold in opened.holds if hold not in listed.holds]
         if fresh:
             raise PeerRefused(f"{grant.member} changed since it was listed: {fresh[0].detail}")
+        if opened.tree is None:
+            why = opened.holds[0].detail if opened.holds else "it is not there"
+            raise PeerRefused(f"nothing can be written to {grant.member}: {why}")
 
     def _prepare(self, opened: MemberTree, session: Session) -> None:
         opened.mark()
@@ -190,8 +195,10 @@ class PeerService(peer_pb2_grpc.PeerServicer):
         if trash_s is not None:
             opened.expire_trash(trash_s, datetime.now(UTC).timestamp())
 
-    def _using(self, grant: PeerGrant, source: Identity) -> "_Using":
-        return _Using(self, (grant.job, grant.member), _Use(grant.run, source))
+    def _using(
+        self, grant: PeerGrant, source: Identity, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> "_Using":
+        return _Using(self, (grant.job, grant.member), _Use(grant.run, source), context)
 
     async def begin_use(self, key: tuple[str, str], use: _Use) -> None:
         """Make this the one use of a target; an older one is ended first."""
@@ -210,6 +217,7 @@ class PeerService(peer_pb2_grpc.PeerServicer):
             if older.gate is not None:
                 await asyncio.to_thread(older.gate.close)
             if older.task is not None:
+                older.is_superseded = True
                 older.task.cancel()
             async with asyncio.timeout(_SUPERSEDE_S):
                 await older.ended.wait()
@@ -232,8 +240,10 @@ class PeerService(peer_pb2_grpc.PeerServicer):
         return session, member, peer
 
     def _judge(self, grant: PeerGrant, peer: Identity) -> tuple[Session, Member]:
+        if peer.role is not Role.WORKER:
+            raise PeerRefused(f"{peer} is no worker: only the source of a job may call its targets")
         session = self._sessions.get(grant.job)
-        if session is None or session.token < grant.token:
+        if session is None or _is_newer(grant.token, session.token):
             token, why = self._sessions.refused_opens.get(grant.job, (None, ""))
             if token == grant.token:
                 raise PeerRefused(why)
@@ -245,10 +255,10 @@ class PeerService(peer_pb2_grpc.PeerServicer):
             # Refused for good, unless the caller's own order with the newer token is on its way.
             self._sessions.orders_refused += 1
             raise PeerNotNow(
-                f"token {grant.token} of job {grant.job} is older than {session.token}"
+                f"token {grant.token} of job {grant.job} is not {session.token}, accepted last"
             )
         wanted = session.assignment.source.worker
-        if peer.role is not Role.WORKER or peer.name != wanted:
+        if peer.name != wanted:
             raise PeerRefused(f"{peer} is not worker {wanted}, the source of job {grant.job}")
         for target in session.assignment.targets:
             if str(target) == grant.member and target.worker == self._sessions.worker:
@@ -256,13 +266,25 @@ class PeerService(peer_pb2_grpc.PeerServicer):
         raise PeerRefused(f"{grant.member} is no target of job {grant.job} at this worker")
 
 
+def _is_newer(token: Token, ours: Token) -> bool:
+    """Whether a token is one that we have yet to hear of; those of two clusters have no order."""
+    return token.cluster_id == ours.cluster_id and token > ours
+
+
 class _Using:
     """The span in which a call uses a target."""
 
-    def __init__(self, service: PeerService, key: tuple[str, str], use: _Use) -> None:
+    def __init__(
+        self,
+        service: PeerService,
+        key: tuple[str, str],
+        use: _Use,
+        context: grpc.aio.ServicerContext[Any, Any],
+    ) -> None:
         self._service = service
         self._key = key
         self._use = use
+        self._context = context
 
     async def __aenter__(self) -> _Use:
         await self._service.begin_use(self._key, self._use)
@@ -270,6 +292,11 @@ class _Using:
 
     async def __aexit__(self, *_: object) -> None:
         self._service.end_use(self._key, self._use)
+        if self._use.is_superseded:
+            # gRPC sends no status for a method that was cancelled: its caller would wait for ever.
+            await self._context.abort(
+                grpc.StatusCode.CANCELLED, "a newer call took its place, or the worker stops"
+            )
 
 
 async def _parsed(context: grpc.aio.ServicerContext[Any, Any], read: Any) -> PeerGrant:
