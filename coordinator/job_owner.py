@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 import structlog
 
+from coordinator import run_records
 from coordinator.catalog import Catalog, Job
 from coordinator.errors import CoordinatorError
 from coordinator.job import From, Overlap
@@ -19,14 +20,7 @@ from coordinator.keys import instant_text
 from coordinator.ledger import Ledger, NotOwner, RunExists
 from coordinator.links import WorkerLinks
 from coordinator.ownership import Ownership
-from coordinator.records import (
-    AttemptRecord,
-    CountsRecord,
-    HoldRecord,
-    ProblemRecord,
-    RunRecord,
-    StateRecord,
-)
+from coordinator.records import AttemptRecord, RunRecord, StateRecord
 from coordinator.run_driver import RunDriver, RunOrder, Watchers
 from coordinator.schedule import Due, next_due, what_is_due
 from wire.clock import Clock
@@ -170,7 +164,9 @@ class JobOwner:
                 self._cancel_current(self.current)
                 return self.current.record
             if self.held is not None and self.held[0] == instant:
-                record = self._ended(self.held[1], Outcome.CANCELLED, "cancelled by an operator")
+                record = run_records.ended(
+                    self.held[1], Outcome.CANCELLED, "cancelled by an operator", self.wall()
+                )
                 self.held = None
                 await self._record(instant, record)
                 return record
@@ -234,7 +230,9 @@ class JobOwner:
         running = self.current
         if running is None or not self.ownership.is_held:
             return
-        record = self._close_attempt(running.record, f"{self.node} handed the job over")
+        record = run_records.close_attempt(
+            running.record, f"{self.node} handed the job over", self.wall()
+        )
         try:
             async with asyncio.timeout(HAND_OVER_S):
                 await self.ledger.write(self.ownership, self.state, [(running.instant, record)])
@@ -249,13 +247,16 @@ class JobOwner:
         for run in superseded:
             if run is not None:
                 at, record = run
-                await self._record(at, self._ended(record, Outcome.FAILED, "a later run took over"))
+                await self._record(
+                    at,
+                    run_records.ended(record, Outcome.FAILED, "a later run took over", self.wall()),
+                )
         if last is not None:
             at, record = last
             if record.outcome is Outcome.BLOCKED:
                 self.held = last
             else:
-                record = self._close_attempt(record, "its owner was lost")
+                record = run_records.close_attempt(record, "its owner was lost", self.wall())
                 self.current = CurrentRun(at, record)
         self._ready.set()
 
@@ -366,7 +367,7 @@ class JobOwner:
             at, record = self.held
             self.held = None
             why = "a later run planned anew and took its place"
-            await self._record(at, self._ended(record, Outcome.BLOCKED, why))
+            await self._record(at, run_records.ended(record, Outcome.BLOCKED, why, self.wall()))
 
     async def _put_new(self, instant: datetime, reason: str, scheduled: datetime | None) -> None:
         record = RunRecord(
@@ -404,7 +405,9 @@ class JobOwner:
                 instant_text(instant), approved=bytes.fromhex(running.record.approved)
             )
         except RequestRefused as error:
-            await self._finish(running, self._ended(running.record, Outcome.FAILED, str(error)))
+            await self._finish(
+                running, run_records.ended(running.record, Outcome.FAILED, str(error), self.wall())
+            )
             return
         watchers = Watchers(progress=lambda progress: _set_progress(running, progress))
         with RunDriver(self.ownership, order, self.links, self.clock, watchers) as driver:
@@ -412,8 +415,10 @@ class JobOwner:
             if running.is_cancelled:
                 driver.cancel()
             ended = await self._drive(driver, running)
-            await self._finish(running, self._outcome_of(running.record, ended), ended)
+            record = run_records.outcome_of(running.record, ended, self.wall())
+            await self._finish(running, record, ended)
             driver.settle()
+        await self.ledger.trim(self.ownership)
 
     async def _drive(self, driver: RunDriver, running: CurrentRun) -> RunEnded:
         """Drive a run to its end, or, with `overlap: cancel`, until the next one is due."""
@@ -470,38 +475,6 @@ class JobOwner:
         self.held = (running.instant, record) if blocked else None
         self.state = msgspec.structs.replace(self.state, next_due=self._next_due())
         await self.ledger.write(self.ownership, self.state, [(running.instant, record)])
-        await self.ledger.trim(self.ownership)
-
-    def _outcome_of(self, record: RunRecord, ended: RunEnded) -> RunRecord:
-        """Return the ledger's form of what the source worker reported."""
-        record = msgspec.structs.replace(
-            record,
-            counts=_add(record.counts, ended),
-            problems=tuple(
-                ProblemRecord(
-                    path=problem.path.decode("utf-8", "surrogateescape"),
-                    member=problem.member,
-                    what=problem.what.value,
-                    detail=problem.detail,
-                )
-                for problem in ended.problems
-            ),
-            problems_total=ended.problems_total,
-            holds=tuple(
-                HoldRecord(reason=hold.reason.value, member=hold.member, detail=hold.detail)
-                for hold in ended.holds
-            ),
-            plan=ended.plan.hex(),
-        )
-        if ended.outcome is Outcome.BLOCKED:
-            why = "; ".join(f"{hold.member}: {hold.detail}" for hold in ended.holds)
-            if record.approved:
-                why = f"the trees no longer match the approved plan, and the new one: {why}"
-            record = self._close_attempt(record, "held by a guard")
-            return msgspec.structs.replace(
-                record, outcome=Outcome.BLOCKED, reason=f"waits for an approval: {why}", approved=""
-            )
-        return self._ended(record, ended.outcome, _reason(ended))
 
     def _order(self, run: str, *, preview: bool = False, approved: bytes = b"") -> RunOrder:
         """Return what the workers are told; raises RequestRefused for an unknown worker."""
@@ -537,19 +510,6 @@ class JobOwner:
             self._phase("idle", "")
         await self.ledger.write(self.ownership, self.state, [(instant, record)])
 
-    def _ended(self, record: RunRecord, outcome: Outcome, reason: str) -> RunRecord:
-        record = self._close_attempt(record, reason or outcome.value)
-        return msgspec.structs.replace(record, outcome=outcome, reason=reason, ended=self.wall())
-
-    def _close_attempt(self, record: RunRecord, why: str) -> RunRecord:
-        attempts = tuple(
-            msgspec.structs.replace(one, ended=self.wall(), why_ended=why)
-            if one.ended is None
-            else one
-            for one in record.attempts
-        )
-        return msgspec.structs.replace(record, attempts=attempts)
-
 
 def _set_progress(running: CurrentRun, progress: Progress) -> None:
     running.progress = progress
@@ -557,28 +517,3 @@ def _set_progress(running: CurrentRun, progress: Progress) -> None:
 
 def _at(member: Member, addresses: dict[str, str]) -> Member:
     return Member(member.worker, member.root, member.path, addresses[member.worker])
-
-
-def _add(counts: CountsRecord, ended: RunEnded) -> CountsRecord:
-    """Add what this attempt did to what earlier ones of the run did."""
-    now = ended.counts
-    return CountsRecord(
-        files_scanned=now.files_scanned,
-        files_copied=counts.files_copied + now.files_copied,
-        files_updated=counts.files_updated + now.files_updated,
-        files_deleted=counts.files_deleted + now.files_deleted,
-        files_renamed=counts.files_renamed + now.files_renamed,
-        bytes_copied=counts.bytes_copied + now.bytes_copied,
-        bytes_sent=counts.bytes_sent + now.bytes_sent,
-        conflicts=now.conflicts,
-    )
-
-
-def _reason(ended: RunEnded) -> str:
-    if not ended.problems:
-        return ""
-    first = ended.problems[0]
-    where = first.path.decode("utf-8", "replace")
-    more = f", and {ended.problems_total - 1} more" if ended.problems_total > 1 else ""
-    named = f"{first.member}: {where}: " if where else f"{first.member}: "
-    return f"{named}{first.detail}{more}"
