@@ -7,6 +7,7 @@ single directory and with the depth, not with the tree.
 import contextlib
 import os
 import stat
+import sys
 import time
 from collections.abc import Iterable, Iterator
 
@@ -14,7 +15,7 @@ from blake3 import blake3
 
 from syncengine.directories import OPEN_DIRECTORY, Directories
 from syncengine.errors import RootReadOnly
-from syncengine.model import TEMPORARY_PREFIX, Entry, Kind, Problem, What
+from syncengine.model import RESERVED_NAME, TEMPORARY_PREFIX, Entry, Kind, Problem, What
 from syncengine.names import MAX_NAME, MAX_PATH, check_path, is_reserved, join
 from syncengine.operations import displaced_name
 from syncengine.trash import Trash
@@ -27,6 +28,8 @@ _HELD_LEVELS = 64
 _READ_BYTES = 1 << 20
 _SETUID_SETGID = stat.S_ISUID | stat.S_ISGID
 _MASK = (1 << 64) - 1
+_ENCODING, _ENCODE_ERRORS = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
+"""What os.fsencode uses, without a call of Python for every name."""
 
 _FILE, _DIRECTORY, _SYMLINK, _SPECIAL = Kind.FILE, Kind.DIRECTORY, Kind.SYMLINK, Kind.SPECIAL
 
@@ -250,12 +253,15 @@ class _Scan:
             self._problem(level.path, What.UNREADABLE, f"cannot list: {error.strerror}")
             return []
         # Sorted as bytes: the order of decoded names is not the same everywhere.
-        names = sorted(map(os.fsencode, listed), reverse=True)
-        temporaries = [name for name in names if name.startswith(TEMPORARY_PREFIX)]
-        if temporaries and self.clean:
-            self._clean(level, temporaries)
+        names = sorted([name.encode(_ENCODING, _ENCODE_ERRORS) for name in listed], reverse=True)
+        # All that is reserved begins so; one look at each name is all that most directories need.
+        suspects = [name for name in names if name.startswith(RESERVED_NAME)]
+        if suspects and self.clean:
+            temporaries = [name for name in suspects if name.startswith(TEMPORARY_PREFIX)]
+            if temporaries:
+                self._clean(level, temporaries)
         longest = MAX_PATH - len(level.path) - 1
-        if longest < MAX_NAME or (names and any(map(is_reserved, names))):
+        if longest < MAX_NAME or suspects:
             names = [name for name in names if not is_reserved(name)]
             for name in names:
                 if len(name) > longest:

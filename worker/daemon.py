@@ -23,7 +23,7 @@ from worker.config import WorkerConfig
 from worker.journal import Journal
 from worker.link import Describe, WorkerService, add_to_server
 from worker.member_tree import MemberTrees
-from worker.memory import keep_freed_memory
+from worker.memory import collect_seldom, keep_freed_memory
 from worker.mirror import MirrorRun
 from worker.peers import PeerService
 from worker.roots import Roots
@@ -39,6 +39,7 @@ STOP_S = 5.0
 async def run(config: WorkerConfig) -> None:
     """Serve until SIGTERM or SIGINT; raises WireError and WorkerError when it cannot begin."""
     keep_freed_memory()
+    collect_seldom()
     configure_logs(role="worker", name=config.name)
     with locked_state(config.state), stop_signals() as stop:
         roots = await asyncio.to_thread(Roots, config.roots)
