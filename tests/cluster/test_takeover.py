@@ -314,3 +314,20 @@ async def test_a_command_that_waits_outlives_the_owner_that_it_asked(trio: Scene
     assert ended.code == 0, ended
     assert ended.json["files_copied"] == 6000
     assert len(ended.json["attempts"]) == 2
+
+
+@pytest.mark.timeout(90)
+async def test_commands_during_a_takeover_wait_for_the_next_owner(trio: Scene) -> None:
+    put(trio.roots["a"] / "file", "x")
+    await trio.apply(name="now", source="a:data", targets=["b:data"], lease_ttl=f"{TTL_S}s")
+    await trio.run_ok("now")
+    env = trio.cluster.environment()  # the dead one's address too: people do not edit theirs
+    owner = await trio.owner("now")
+    assert owner is not None
+    await trio.cluster.members[owner[0]].kill()
+    run = trio.baton("job", "run", "now", "--wait", "-o", "json", env=env)
+    show = trio.baton("job", "show", "now", "-o", "json", env=env)
+    ended, shown = await asyncio.gather(run, show)
+    assert shown.code == 0, shown
+    assert (ended.code, ended.json["outcome"]) == (0, "succeeded"), ended
+    assert [one["owner"] != owner[0] for one in ended.json["attempts"]] == [True]
