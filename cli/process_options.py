@@ -21,7 +21,6 @@ from wire.identity import Identity, Role
 from worker.config import WorkerConfig
 from worker.roots import ExportedRoot
 
-
 ETCD_TOTAL_S = 6.0
 """How long a coordinator tries to reach etcd for one call: less than a client command waits for it, so
 that the command can say what is wrong."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from grpc_tools import protoc
 
 HERE = Path(__file__).resolve().parent
+_SHOWN_LINES = 40
 
 
 def generate(out: Path) -> None:
@@ -57,16 +58,14 @@ def main() -> None:
         name for name in fresh.keys() | committed.keys() if fresh.get(name) != committed.get(name)
     ]
     for name in sorted(stale):
-        before, after = committed.get(name, ""), fresh.get(name, "")
-        sys.stderr.writelines(
-            list(difflib.unified_diff(before.splitlines(True), after.splitlines(True), name, name))[
-                :40
-            ]
+        before, after = (
+            committed.get(name, "").splitlines(True),
+            fresh.get(name, "").splitlines(True),
         )
+        sys.stderr.writelines(list(difflib.unified_diff(before, after, name, name))[:_SHOWN_LINES])
     if stale:
-        sys.exit(
-            f"generated code is not what the .proto files say: {', '.join(sorted(stale))}; run: make proto"
-        )
+        names = ", ".join(sorted(stale))
+        sys.exit(f"generated code is not what the .proto files say: {names}; run: make proto")
 
 
 if __name__ == "__main__":

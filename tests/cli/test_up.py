@@ -132,4 +132,4 @@ async def test_wrong_options_are_refused_before_anything_starts(baton: Any, tmp_
         ended = await baton("up", *data, *arguments)
         assert (ended.code, ended.out) == (2, "")
         assert said in ended.err
-    assert not os.path.exists(tmp_path / "data" / "etcd")  # noqa: ASYNC240, PTH110  (one stat)
+    assert not os.path.exists(tmp_path / "data" / "etcd")  # noqa: ASYNC240  (one stat)
