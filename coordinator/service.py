@@ -72,7 +72,7 @@ class _Guard:
             caller = await self._caller(context)
             try:
                 return await function(request, caller)
-            except Exception as error:
+            except Exception as error:  # a root: told by its code, or logged and raised again
                 await self._tell(error, context)
                 raise
 
@@ -86,7 +86,7 @@ class _Guard:
             try:
                 async for answer in function(request, caller):
                     yield answer
-            except Exception as error:
+            except Exception as error:  # a root: told by its code, or logged and raised again
                 await self._tell(error, context)
                 raise
 
@@ -106,9 +106,8 @@ class _Guard:
 
     async def _tell(self, error: Exception, context: _Context) -> None:
         """Abort with the error's code and sentence; return when it was not expected."""
-        if isinstance(
-            error, grpc.aio.AioRpcError
-        ):  # from a coordinator that we asked for the caller
+        if isinstance(error, grpc.aio.AioRpcError):
+            # What the coordinator answered that was asked on the caller's behalf.
             await context.abort(error.code(), error.details() or "")
         code = self._code_of(error)
         if code is None:
