@@ -1,0 +1,123 @@
+"""Between the loop and the threads of the engine: order, room, failures, and ends."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from worker.threads import WorkBehind, read_ahead
+
+
+class Broken(Exception):
+    pass
+
+
+async def test_what_is_read_ahead_arrives_in_order_and_whole() -> None:
+    async with read_ahead(iter(range(1_000))) as items:
+        assert [item async for item in items] == list(range(1_000))
+
+
+async def test_no_more_is_read_ahead_than_there_is_room_for() -> None:
+    made = 0
+    third = threading.Event()
+
+    def numbers() -> Iterator[int]:
+        nonlocal made
+        for number in range(100):
+            made += 1
+            if made == 4:
+                third.set()
+            yield number
+
+    async with read_ahead(numbers(), depth=3) as items:
+        assert await anext(items) == 0
+        assert await asyncio.to_thread(third.wait, 10)
+        assert made <= 5, "one given out, three that wait, one in the maker's hand"
+
+
+async def test_a_reader_that_stops_early_leaves_nothing_running() -> None:
+    closed_in: list[str] = []
+
+    def endless() -> Iterator[int]:
+        try:
+            while True:
+                yield 1
+        finally:
+            closed_in.append(threading.current_thread().name)
+
+    async with read_ahead(endless()) as items:
+        await anext(items)
+    assert len(closed_in) == 1
+    assert closed_in[0].startswith("read")
+
+
+async def test_what_the_iterator_raises_comes_after_what_it_gave() -> None:
+    def failing() -> Iterator[int]:
+        yield 1
+        raise Broken
+
+    async with read_ahead(failing()) as items:
+        assert await anext(items) == 1
+        with pytest.raises(Broken):
+            await anext(items)
+
+
+async def test_work_is_done_in_order_and_every_result_comes_back() -> None:
+    behind: WorkBehind[int, int] = WorkBehind(lambda number: number * 2)
+    results: list[int] = []
+    for number in range(500):
+        results += await behind.put(number)
+    results += await behind.end()
+    assert results == [number * 2 for number in range(500)]
+    assert await behind.call(lambda: "after") == "after"
+    await behind.stop(lambda: None)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("depth", [1, 4])
+async def test_after_a_failure_nothing_more_is_worked_on_and_whoever_puts_is_told(
+    depth: int,
+) -> None:
+    done: list[int] = []
+
+    def work(number: int) -> None:
+        if number == 3:
+            raise Broken
+        done.append(number)
+
+    behind = WorkBehind(work, depth=depth)
+
+    async def put_all() -> None:
+        for number in range(1_000):
+            await behind.put(number)
+
+    with pytest.raises(Broken):
+        await put_all()
+    with pytest.raises(Broken):
+        await behind.put(1_000)
+    with pytest.raises(Broken):
+        await behind.end()
+    await behind.stop(lambda: None)
+    assert done == [0, 1, 2]
+
+
+async def test_stopping_waits_for_the_step_under_way_drops_the_rest_and_cleans_up_last() -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    said: list[str] = []
+
+    def work(name: str) -> None:
+        begun.set()
+        go_on.wait(10)
+        said.append(name)
+
+    behind = WorkBehind(work, depth=2)
+    await behind.put("first")
+    await behind.put("second")
+    assert await asyncio.to_thread(begun.wait, 10)
+    stopping = asyncio.create_task(behind.stop(lambda: said.append("cleaned")))
+    await asyncio.sleep(0)
+    assert said == []
+    go_on.set()
+    await stopping
+    assert said == ["first", "cleaned"]
