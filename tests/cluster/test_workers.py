@@ -15,7 +15,7 @@ from tests.cluster.trees import check_equal, grow, put
 log = logging.getLogger(__name__)
 
 ROUNDS = 50
-FILES = 400
+FILES = 600
 
 
 def write_version(root: Path, version: int, dice: random.Random) -> list[str]:
@@ -47,7 +47,7 @@ async def test_i1_i10_fifty_targets_killed_while_they_publish(pair: Scene) -> No
             reader.newest = number
             write_version(source, number, dice)
             run = await pair.request_run("kills")
-            await asyncio.sleep(dice.uniform(0.05, 0.6))  # the moment of death: any
+            await asyncio.sleep(dice.uniform(0.02, 0.35))  # the moment of death: any
             await victim.kill()
             await victim.start()
             record = await pair.run_ended("kills", run, 40)
@@ -66,7 +66,7 @@ async def test_i1_i10_fifty_targets_killed_while_they_publish(pair: Scene) -> No
             assert reader.wrong == []
     assert reader.reads > 1000
     assert len(reader.versions) > ROUNDS // 2
-    assert in_the_middle >= ROUNDS * 0.5, in_the_middle
+    assert in_the_middle >= ROUNDS * 0.3, in_the_middle
     check_equal(source, target)
     assert (await pair.run_ok("kills"))["files_copied"] == 0
     log.info("%d of %d in the middle; %d reads", in_the_middle, ROUNDS, reader.reads)
