@@ -52,6 +52,8 @@ log = structlog.get_logger()
 OWNER_WAIT_S = 8.0
 """How long a request waits for a job to have an owner that answers."""
 FORWARD_S = 10.0
+CONNECT_S = 1.0
+"""How long an owner elsewhere may take to be connected before we look who owns the job now."""
 LIST_RUNS = 100
 _LOOK_S = 0.1
 _FOLLOW_S = 0.25
@@ -383,11 +385,15 @@ class Api:
     ) -> T:
         """Do something where the job is owned."""
         await self._job(job)
-        owner = await self._reach_owner(job, here_only=forwarded)
-        if isinstance(owner, JobOwner):
-            return await here(owner)
-        async with self._channel_to(owner) as channel:
-            return await there(coordinator_pb2_grpc.CoordinatorStub(channel))
+        for _ in range(int(OWNER_WAIT_S / CONNECT_S)):
+            owner = await self._reach_owner(job, here_only=forwarded)
+            if isinstance(owner, JobOwner):
+                return await here(owner)
+            async with self._channel_to(owner) as channel:
+                # Nothing is said to an owner that may be dead: its successor is asked then, once.
+                if await _connects(channel):
+                    return await there(coordinator_pb2_grpc.CoordinatorStub(channel))
+        raise NotOwner(f"{owner}, which owns job {job}, does not answer: try again")
 
     async def _reach_owner(self, job: str, *, here_only: bool) -> JobOwner | str:
         """Return the owner of a job if it is here, else the name of the node where it is."""
@@ -411,6 +417,15 @@ class Api:
     def _channel_to(self, node: str) -> grpc.aio.Channel:
         address = self.scheduler.catalog.coordinators[node].address
         return open_channel(address, self.credentials, (Role.COORDINATOR, node))
+
+
+async def _connects(channel: grpc.aio.Channel) -> bool:
+    try:
+        async with asyncio.timeout(CONNECT_S):
+            await channel.channel_ready()
+    except TimeoutError:
+        return False
+    return True
 
 
 def _text(path: bytes) -> str:

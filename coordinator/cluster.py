@@ -86,6 +86,8 @@ class Cluster:
             action = "created" if before is None else ("updated" if differences else "unchanged")
             if differences or before is None:
                 generation += 1
+                if before is None and not dry_run:
+                    await self.ledger.forget(spec.name)  # what an unfinished deletion left
                 if not dry_run:
                     await self._put_job(spec, generation, before[2] if before else 0, by)
             applied.append(
@@ -100,9 +102,18 @@ class Cluster:
 
     async def delete_job(self, name: str) -> None:
         """Remove a job and all that is recorded of it; files stay where they are."""
+        _check_label("NAME", name)
         key = self.keys.job(name)
-        if not await self.store.delete(key):
+        kv = await self.store.get(key)
+        if kv is None:
             raise NotFound(f"there is no job {name}: 'baton job list' shows those there are")
+        # With its key the owner loses the right to write another word about the job.
+        deleted = await self.store.txn(
+            [Compare(key, Field.MOD, kv.mod_revision)],
+            [Delete(key), Delete(self.keys.owner(name))],
+        )
+        if not deleted.succeeded:
+            raise Contended(f"job {name} was changed by somebody else just now: look, try again")
         await self.ledger.forget(name)
 
     async def _jobs(self) -> dict[str, tuple[JobSpec, JobRecord, int]]:

@@ -24,6 +24,8 @@ log = structlog.get_logger()
 RETRY_S = 0.2
 KEPT_RUNS = 200
 """How many ended runs of a job stay in the ledger; the open one always does."""
+KEPT_PASSED_OVER = 1_000
+"""How many instants without a run stay in it: they push no run out."""
 _TXN_OPS = 100
 
 
@@ -103,8 +105,13 @@ class Ledger:
 
     async def trim(self, owned: Ownership) -> None:
         """Delete the oldest ended runs beyond what is kept."""
-        ended = [at for at, run in await self.runs(owned.job) if not run.is_open]
-        surplus = [Delete(self._keys.run(owned.job, at)) for at in ended[:-KEPT_RUNS]]
+        ended = [(at, run) for at, run in await self.runs(owned.job) if not run.is_open]
+        ran = [at for at, run in ended if run.started is not None]
+        passed_over = [at for at, run in ended if run.started is None]
+        surplus = [
+            Delete(self._keys.run(owned.job, at))
+            for at in (*ran[:-KEPT_RUNS], *passed_over[:-KEPT_PASSED_OVER])
+        ]
         for start in range(0, len(surplus), _TXN_OPS):
             await self._commit(owned, [], surplus[start : start + _TXN_OPS])
 

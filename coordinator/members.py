@@ -28,9 +28,12 @@ def parse_member(text: str) -> Member:
             f"{text!r}: {root!r} is no name of a root: use letters, digits, '.', '_' and '-'"
         )
     try:
-        raw = path.encode("utf-8", "surrogateescape")
+        raw = path.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise ValueError(f"{text!r}: the path is no text") from error
+        # Below the path of a member names are any bytes; the member itself is named in messages.
+        raise ValueError(
+            f"{text!r}: the path is no UTF-8: name a directory above it, or rename it"
+        ) from error
     if slash:
         _check_path(text, raw)
     return Member(worker, root, raw)

@@ -7,7 +7,8 @@ from datetime import datetime, timedelta
 from coordinator.job import From, JobSpec, Missed
 
 ALL_AT_MOST = 1_000
-"""How many missed instants `missed: all` makes up for at once; the oldest are passed over."""
+"""How many missed instants `missed: all` makes up for, and how many that are passed over are told one
+by one: the newest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,8 @@ def next_due(
     """Return the first instant after the last one, or None for a job that is run by hand.
 
     `anchor` is when the job's definition was last changed: the first instant lies one interval after
-    it. Counted `from: end`, the interval begins when the last run ended.
+    it, and what an older definition missed is not due any more. Counted `from: end`, the interval
+    begins when the last run ended.
     """
     every = spec.trigger.every
     if every is None:
@@ -34,7 +36,10 @@ def next_due(
     step = timedelta(seconds=every.seconds)
     if spec.trigger.counts_from is From.END and last_ended is not None:
         return max(last_ended, last_due or last_ended) + step
-    return (last_due or anchor) + step
+    if last_due is None:
+        return anchor + step
+    passed = max(0, (anchor - last_due) // step)
+    return last_due + (passed + 1) * step
 
 
 def what_is_due(spec: JobSpec, first: datetime | None, now: datetime) -> Due:

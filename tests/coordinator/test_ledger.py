@@ -60,7 +60,11 @@ def at(index: int) -> datetime:
 
 def run(index: int = 0, outcome: Outcome = Outcome.RUNNING, *, ended: bool = False) -> RunRecord:
     return RunRecord(
-        due=at(index), generation=1, outcome=outcome, ended=at(index) if ended else None
+        due=at(index),
+        generation=1,
+        outcome=outcome,
+        started=at(index),
+        ended=at(index) if ended else None,
     )
 
 
