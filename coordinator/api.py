@@ -304,7 +304,9 @@ class Api:
             yield pb.FollowRunResponse(run=view)
             if view.ended or view.outcome == Outcome.BLOCKED.value:
                 return
-            await asyncio.sleep(_FOLLOW_S)
+            here = self.scheduler.owner(request.job)
+            # RACE: what ended since the record was read is seen after _FOLLOW_S, not at once.
+            await (here.until_told(_FOLLOW_S) if here is not None else asyncio.sleep(_FOLLOW_S))
 
     async def _followed_elsewhere(
         self, node: str, request: pb.FollowRunRequest

@@ -83,6 +83,7 @@ class JobOwner:
     """Held while the run that waits for an approval is released, dropped or replaced."""
     _preview: RunDriver | None = None
     _preview_over: asyncio.Event = field(default_factory=asyncio.Event)
+    _told: asyncio.Event = field(default_factory=asyncio.Event)
     _last_began: datetime | None = None
     """When the run that ended last had begun, if it ended here."""
 
@@ -107,6 +108,14 @@ class JobOwner:
         """The job was deleted: let the workers drop what they do for it."""
         if self.current is not None and self.current.driver is not None:
             self.current.driver.settle()
+
+    async def until_told(self, timeout_s: float) -> None:
+        """Wait until a run has ended or is held, or for `timeout_s`."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._told.wait()
+        except TimeoutError:
+            pass
 
     # What the API asks
 
@@ -475,6 +484,8 @@ class JobOwner:
         self.held = (running.instant, record) if blocked else None
         self.state = msgspec.structs.replace(self.state, next_due=self._next_due())
         await self.ledger.write(self.ownership, self.state, [(running.instant, record)])
+        self._told.set()
+        self._told = asyncio.Event()
 
     def _order(self, run: str, *, preview: bool = False, approved: bytes = b"") -> RunOrder:
         """Return what the workers are told; raises RequestRefused for an unknown worker."""
