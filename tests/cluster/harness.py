@@ -3,11 +3,12 @@
 import asyncio
 import json
 import os
+import signal
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,16 @@ async def until(
             return value
         assert time.monotonic() < deadline, f"{what}: not within {within_s:g} s"
         await asyncio.sleep(POLL_S)
+
+
+@contextmanager
+def paused(member: Member) -> Iterator[None]:
+    """Hold a member still, so that what it takes part in cannot end meanwhile."""
+    member.signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        member.signal(signal.SIGCONT)
 
 
 def plain(view: Any) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Owners that die, hang and come back too late: another goes on, and nothing is done twice."""
 
 import asyncio
-import contextlib
 import logging
 import random
 import signal
@@ -15,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from coordinator.store import Changed, Changes
-from tests.cluster.harness import Scene, until
+from tests.cluster.harness import Scene, paused, until
 from tests.cluster.late_owner import LEASE, late_owner
 from tests.cluster.trees import check_equal, grow, put
 from wire.orders import (
@@ -281,21 +280,22 @@ async def test_a_takeover_between_listing_and_push_costs_nothing(steady: Scene, 
 
 async def test_a_stopped_owner_hands_over_at_once_in_the_middle_of_a_run(trio: Scene) -> None:
     source, target = trio.roots["a"], trio.roots["b"]
-    grow(source, 6000)
+    files = 20_000
+    grow(source, files, size=40)
     await trio.apply(name="drain", source="a:data", targets=["b:data"], lease_ttl="10s")
     run = await trio.request_run("drain")
     await until((target / "d000").exists, "the beginning")
     first = await trio.owner("drain")
     assert first is not None
-    async with watching(trio, "drain") as reigns:
-        asked_at = time.monotonic()
-        with contextlib.suppress(ProcessLookupError):
+    with paused(trio.cluster.members["b"]):  # or the run would end before its owner
+        async with watching(trio, "drain") as reigns:
+            asked_at = time.monotonic()
             trio.cluster.members[first[0]].signal(signal.SIGTERM)
-        reign = await until(lambda: reigns.after(first[1]), "the next owner")
-        assert reign.seen_at - asked_at < 1.0
+            reign = await until(lambda: reigns.after(first[1]), "the next owner")
+            assert reign.seen_at - asked_at < 1.0
     record = await trio.run_ended("drain", run)
     assert record.outcome.value == "succeeded"
-    assert record.counts.files_copied == 6000
+    assert record.counts.files_copied == files
     assert "handed the job over" in record.attempts[0].why_ended
     check_equal(source, target)
 
