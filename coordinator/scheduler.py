@@ -95,7 +95,9 @@ class Scheduler:
         if self.node not in decision.order:
             return None
         rank = decision.order.index(self.node)
-        return Candidacy(rank, int(job.spec.lease_ttl.seconds), decision.reasons[-1])
+        better = ", ".join(decision.order[:rank])
+        reason = f"{better} ranked before and did not claim" if better else decision.reasons[-1]
+        return Candidacy(rank, int(job.spec.lease_ttl.seconds), reason)
 
     def _changed(self) -> None:
         for name, owned in list(self._owned.items()):
