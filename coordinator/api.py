@@ -28,6 +28,7 @@ from coordinator.ledger import Ledger, NotOwner
 from coordinator.ownership import Owner
 from coordinator.placement import Decision, decide
 from coordinator.records import RunRecord, StateRecord, decode
+from coordinator.run_order import UnknownWorker
 from coordinator.scheduler import Scheduler
 from coordinator.views import (
     ChangeView,
@@ -68,6 +69,7 @@ _CODES: tuple[tuple[type[Exception], grpc.StatusCode], ...] = (
     (BadKey, grpc.StatusCode.INVALID_ARGUMENT),
     (Contended, grpc.StatusCode.ABORTED),
     (RequestRefused, grpc.StatusCode.FAILED_PRECONDITION),
+    (UnknownWorker, grpc.StatusCode.FAILED_PRECONDITION),
     (NotOwner, grpc.StatusCode.UNAVAILABLE),
     (WorkerUnreachable, grpc.StatusCode.UNAVAILABLE),
     (StoreUnavailable, grpc.StatusCode.UNAVAILABLE),

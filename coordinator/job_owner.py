@@ -22,9 +22,10 @@ from coordinator.links import WorkerLinks
 from coordinator.ownership import Ownership
 from coordinator.records import AttemptRecord, RunRecord, StateRecord
 from coordinator.run_driver import RunDriver, RunOrder, Watchers
+from coordinator.run_order import UnknownWorker, run_order
 from coordinator.schedule import Due, next_due, what_is_due
 from wire.clock import Clock
-from wire.orders import Assignment, Member, Outcome, PlannedChange, Progress, RunEnded
+from wire.orders import Outcome, PlannedChange, Progress, RunEnded
 
 log = structlog.get_logger()
 
@@ -413,7 +414,7 @@ class JobOwner:
             order = self._order(
                 instant_text(instant), approved=bytes.fromhex(running.record.approved)
             )
-        except RequestRefused as error:
+        except UnknownWorker as error:
             await self._finish(
                 running, run_records.ended(running.record, Outcome.FAILED, str(error), self.wall())
             )
@@ -488,25 +489,8 @@ class JobOwner:
         self._told = asyncio.Event()
 
     def _order(self, run: str, *, preview: bool = False, approved: bytes = b"") -> RunOrder:
-        """Return what the workers are told; raises RequestRefused for an unknown worker."""
-        spec = self.job.spec
-        addresses = {}
-        for worker in spec.workers:
-            known = self.catalog.workers.get(worker)
-            if known is None:
-                raise RequestRefused(
-                    f"worker {worker} of job {self.name} is not registered: "
-                    f"'baton worker add {worker} HOST:PORT'"
-                )
-            addresses[worker] = known.address
-        assignment = Assignment(
-            job=self.name,
-            generation=self.job.generation,
-            source=_at(spec.source_member, addresses),
-            targets=tuple(_at(target, addresses) for target in spec.target_members),
-            options=spec.mirror_options(),
-        )
-        return RunOrder(assignment, run, addresses, preview, approved)
+        """Return what the workers are told; raises UnknownWorker."""
+        return run_order(self.job, self.catalog.workers, run, preview=preview, approved=approved)
 
     def _phase(self, phase: str, reason: str) -> None:
         self.state = msgspec.structs.replace(self.state, phase=phase, reason=reason)
@@ -524,7 +508,3 @@ class JobOwner:
 
 def _set_progress(running: CurrentRun, progress: Progress) -> None:
     running.progress = progress
-
-
-def _at(member: Member, addresses: dict[str, str]) -> Member:
-    return Member(member.worker, member.root, member.path, addresses[member.worker])
