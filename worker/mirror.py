@@ -49,7 +49,7 @@ log = structlog.get_logger()
 
 PASSES = 3
 """How often a run is planned anew when a target changed under its hands."""
-PROGRESS_S = 0.5
+PROGRESS_S = 0.2
 REPORTED_PROBLEMS = 100
 """How many problems a run names, each with a path of up to 4 KiB; the rest it counts."""
 _PREVIEW_BATCH = 500

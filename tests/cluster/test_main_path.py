@@ -286,13 +286,13 @@ async def test_cancel_ends_a_run_and_the_next_one_finishes(steady: Scene) -> Non
 
 
 async def test_a_run_while_one_goes_on_is_refused_in_words(steady: Scene) -> None:
-    source, _ = await job_of(steady, "busy")
+    source, _ = await job_of(steady, "occupied")
     grow(source, 400)
     with paused(steady.cluster.members["b"]):  # the run waits for its target's session
-        run = await steady.request_run("busy")
-        said = await steady.refusal_of("RunJob", pb.RunJobRequest(name="busy"))
+        run = await steady.request_run("occupied")
+        said = await steady.refusal_of("RunJob", pb.RunJobRequest(name="occupied"))
     assert f"run {run} is still going on" in said
-    ended = await steady.baton("run", "follow", "busy", run, "-o", "json")
+    ended = await steady.baton("run", "follow", "occupied", run, "-o", "json")
     assert (ended.code, ended.json["outcome"]) == (0, "succeeded")
 
 
