@@ -37,7 +37,7 @@ from worker.errors import PeerNotNow, PeerRefused
 from worker.fence import Gate
 from worker.member_tree import MemberTree, MemberTrees
 from worker.sessions import Session, Sessions
-from worker.threads import WorkBehind, read_ahead
+from worker.threads import WorkBehind, read_ahead, to_the_end
 
 log = structlog.get_logger()
 
@@ -175,7 +175,7 @@ class PeerService(peer_pb2_grpc.PeerServicer):
             # However it ends, whoever waits at the gate is let go and the staging is cleaned up.
             assert use.gate is not None
             use.gate.close()
-            await asyncio.shield(feeding.stop(receiver.abort))
+            await to_the_end(feeding.stop(receiver.abort))
 
     def _check_unchanged(self, grant: PeerGrant, opened: MemberTree) -> None:
         """Refuse a push to a root that became doubtful after it was listed and judged (I8)."""

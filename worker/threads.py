@@ -8,10 +8,10 @@ of the default executor, on which fences and sessions depend.
 import asyncio
 import queue
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -32,8 +32,8 @@ async def in_own_thread(function: Callable[[], T], *, stop: Callable[[], object]
         stop()
         raise
     finally:
-        await _ended(future)
         executor.shutdown(wait=False)
+        await _ended(future)
 
 
 @asynccontextmanager
@@ -73,9 +73,12 @@ async def read_ahead(
     finally:
         stopped.set()
         room.release()
-        await _ended(making)
-        await _ended(loop.run_in_executor(executor, _close, iterator))
-        executor.shutdown(wait=False)
+        try:
+            await _ended(making)
+        finally:
+            closing = loop.run_in_executor(executor, _close, iterator)
+            executor.shutdown(wait=False)
+            await _ended(closing)
 
 
 class WorkBehind(Generic[T, R]):
@@ -147,8 +150,24 @@ def _close(iterator: Iterator[object]) -> None:
         close()
 
 
+async def to_the_end(work: Coroutine[Any, Any, object]) -> None:
+    """Let a clean-up run to its end, however often the caller is cancelled meanwhile."""
+    await _ended(asyncio.ensure_future(work))
+
+
 async def _ended(future: "asyncio.Future[T]") -> None:
-    """Wait for a thread's step, also while being cancelled; what it raised has been told."""
-    await asyncio.wait([future])
+    """Wait for the end of a step, however often we are cancelled; what it raised has been told.
+
+    A second cancellation must not let its caller go on while the step still uses what is closed next.
+    It is raised when the step has ended.
+    """
+    cancelled: asyncio.CancelledError | None = None
+    while not future.done():
+        try:
+            await asyncio.wait([future])
+        except asyncio.CancelledError as error:
+            cancelled = error
     if not future.cancelled():
         future.exception()
+    if cancelled is not None:
+        raise cancelled
