@@ -68,6 +68,7 @@ class Watchers:
 
     progress: Callable[[Progress], None] = lambda _progress: None
     planned: Callable[[tuple[PlannedChange, ...]], None] = lambda _changes: None
+    restarted: Callable[[str], None] = lambda _why: None
 
 
 class RunDriver:
@@ -237,6 +238,7 @@ class RunDriver:
             return
         if self._is_ordered:
             self._restarts += 1
+            self._watchers.restarted(f"worker {self._source} lost the run")
         self._is_ordered = False
 
     async def _refused(self, worker: str, refused: Refused) -> RunEnded | None:
