@@ -5,8 +5,10 @@ BIN    := $(VENV)/bin
 PROTOS := $(wildcard proto/baton/v1/*.proto)
 CODE   := cli coordinator syncengine wire worker tests benchmarks
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
+# Files of tests on two to four cores; what changes the whole machine by itself.
+PARALLEL := -n auto --maxprocesses=4 --dist loadgroup
 
-.PHONY: help install demo test check format bench proto lock clean
+.PHONY: help install demo test simulate check format bench proto lock clean
 
 help: ## what can be made
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -27,7 +29,10 @@ demo: .stamp-install ## real files, real processes, a real etcd, and the owner k
 	@$(BIN)/python -m cli.demo $(if $(DIR),"$(DIR)")
 
 test: .stamp-dev ## every test that this machine can run (ARGS=... goes to pytest)
-	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) --cov --cov-report=term:skip-covered $(ARGS)
+
+simulate: .stamp-dev ## clusters in virtual time that everything goes wrong in (SEEDS=10000, ARGS=--help)
+	$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),10000) $(ARGS)
 
 check: .stamp-dev ## format, lint, types, import contracts, generated code
 	$(BIN)/ruff format --check $(CODE)
@@ -45,6 +50,10 @@ proto: .stamp-dev ## generate the wire code from proto/baton/v1
 
 bench: .stamp-dev ## measure against the rivals, into docs/benchmarks.md (ARGS=--help)
 	$(BIN)/python -m benchmarks $(ARGS)
+	$(if $(ARGS),,$(BIN)/python -m benchmarks.failover --trials 10 --output $(or $(TMPDIR),/tmp)/baton-failover.json)
+	$(if $(ARGS),,$(BIN)/python -m benchmarks.scale --output $(or $(TMPDIR),/tmp)/baton-scale.json)
+	$(if $(ARGS),,$(BIN)/python -m benchmarks.latency)
+	$(if $(ARGS),,$(BIN)/python -m benchmarks.soak --minutes 30)
 
 lock: ## resolve the dependencies anew
 	uv pip compile -q --universal -p 3.11 --generate-hashes --no-header pyproject.toml -o requirements.lock

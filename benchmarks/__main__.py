@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ def _arguments() -> argparse.Namespace:
     names = [case.name for case in CASES]
     parser.add_argument("--case", action="append", choices=names, help="only this; repeatable")
     parser.add_argument("--rounds", type=int, help="rounds of every case, in place of its own")
+    parser.add_argument("--scale", type=float, help="make every tree so many times as large")
     parser.add_argument("--quick", action="store_true", help="small trees: does everything work?")
     parser.add_argument("--without", action="append", default=[], help="leave out a rival")
     parser.add_argument("--memory", type=Path, default=Path("/dev/shm"), help="a tmpfs [/dev/shm]")
@@ -41,6 +43,8 @@ def _chosen(arguments: argparse.Namespace) -> list[Case]:
     cases = [case for case in CASES if not arguments.case or case.name in arguments.case]
     if arguments.quick:
         cases = [case.quick() for case in cases]
+    if arguments.scale is not None:
+        cases = [case.scaled(arguments.scale) for case in cases]
     if arguments.rounds is not None:
         cases = [replace(case, rounds=max(1, arguments.rounds)) for case in cases]
     return cases
@@ -61,6 +65,8 @@ async def _run(arguments: argparse.Namespace) -> list[Comparison]:
 def main() -> int:
     """Run what the command line asks for; 1 when a benchmark could not be carried out."""
     arguments = _arguments()
+    # Whoever ends us finds nothing left either: cases remove what they made as they are left.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         comparisons = asyncio.run(_run(arguments))
     except BenchmarkError as error:

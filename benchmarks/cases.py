@@ -2,12 +2,16 @@
 
 from dataclasses import dataclass, replace
 
+from benchmarks.changes import Change, EditsAtBothEnds, Nothing, RenamedTop, SomeBytes
+from benchmarks.ours import Baton
 from benchmarks.rivals import CopyArchive, Rsync
 from benchmarks.sides import Side
 from benchmarks.trees import Tree
+from benchmarks.two_way import Bisync, Syncthing, Unison
 
-_SMALL = Tree(files=50_000, smallest_bytes=200, largest_bytes=13_000)
-_TINY = Tree(files=100_000, smallest_bytes=100, largest_bytes=1_000)
+_BATON = Baton()
+_QUICK = 1 / 25
+_QUICK_ROUNDS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,21 +22,33 @@ class Case:
     title: str
     tree: Tree
     rivals: tuple[Side, ...]
+    ours: Side = _BATON
     on_disk: bool = False
     """Copied on a disk with every promise kept, and not in memory with `durability: fast`."""
-    unchanged: bool = False
-    """Measured is a run over a target that is equal already, and not a first copy."""
-    rounds: int = 5
+    change: Change | None = None
+    """What is done to a tree whose copies are kept before every run; None: first copies are made."""
+    two_way: bool = False
+    """Both ends change, and every side has its own two."""
+    round_trip_s: float = 0.0
+    """How long a packet takes there and back between the ends; 0 is the loopback."""
+    rounds: int = 3
+
+    def scaled(self, factor: float) -> "Case":
+        """Return it with a larger or a smaller tree."""
+        tree = self.tree
+        if tree.files == 1:
+            size = max(1 << 20, int(tree.largest_bytes * factor))
+            return replace(self, tree=replace(tree, smallest_bytes=size, largest_bytes=size))
+        files = max(200, int(tree.files * factor))
+        return replace(self, tree=replace(tree, files=files))
 
     def quick(self) -> "Case":
         """Return it small enough for a look at whether everything works."""
-        tree = self.tree
-        if tree.files == 1:
-            size = tree.largest_bytes // 32
-            tree = replace(tree, smallest_bytes=size, largest_bytes=size)
-        else:
-            tree = replace(tree, files=tree.files // 25)
-        return replace(self, tree=tree, rounds=2)
+        return replace(self.scaled(_QUICK), rounds=_QUICK_ROUNDS)
+
+
+def _small(files: int) -> Tree:
+    return Tree(files=files, smallest_bytes=200, largest_bytes=13_000)
 
 
 def _one_file(gib: int) -> Tree:
@@ -43,8 +59,15 @@ CASES = (
     Case(
         "small-files",
         "first copy of small files, in memory",
-        _SMALL,
+        _small(100_000),
         (Rsync(), CopyArchive()),
+    ),
+    Case(
+        "small-files-far",
+        "first copy of small files over a link of 50 ms there and back",
+        _small(10_000),
+        (Rsync(), Baton(name="baton-near", is_near=True)),
+        round_trip_s=0.05,
     ),
     Case(
         "large-file",
@@ -54,19 +77,42 @@ CASES = (
         rounds=4,
     ),
     Case(
+        "large-file-changed",
+        "a few bytes changed in a large file, in memory",
+        _one_file(4),
+        (
+            Rsync("--no-whole-file"),
+            Rsync("--no-whole-file", "--inplace", name="rsync-inplace"),
+        ),
+        change=SomeBytes(100),
+    ),
+    Case(
         "unchanged",
         "nothing changed, in memory",
-        _TINY,
+        Tree(files=1_000_000, smallest_bytes=0, largest_bytes=0, per_directory=200),
         (Rsync(),),
-        unchanged=True,
+        change=Nothing(),
+    ),
+    Case(
+        "renamed",
+        "a directory renamed, in memory",
+        replace(_small(10_000), per_directory=10_000),
+        (Rsync("--delete"),),
+        change=RenamedTop(),
+    ),
+    Case(
+        "five-targets",
+        "first copies of small files to five targets, in memory",
+        _small(20_000),
+        (Rsync(targets=5), Baton(name="baton-one")),
+        ours=Baton(targets=5),
     ),
     Case(
         "small-files-disk",
         "first copy of small files, on a disk, durable",
-        replace(_SMALL, files=10_000),
+        _small(10_000),
         (Rsync("--fsync"), CopyArchive()),
         on_disk=True,
-        rounds=4,
     ),
     Case(
         "large-file-disk",
@@ -74,6 +120,14 @@ CASES = (
         _one_file(1),
         (Rsync("--whole-file", "--fsync"), CopyArchive()),
         on_disk=True,
-        rounds=3,
+    ),
+    Case(
+        "two-way",
+        "two ends that both changed, in memory",
+        _small(10_000),
+        (Unison(), Bisync(), Syncthing()),
+        ours=Baton(rule="sync"),
+        change=EditsAtBothEnds(100),
+        two_way=True,
     ),
 )

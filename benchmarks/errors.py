@@ -1,7 +1,8 @@
 """What can go wrong with a benchmark.
 
 BenchmarkError
-└── WrongCopy    a side did not copy what it was given: its time says nothing
+├── WrongCopy    a side did not copy what it was given: its time says nothing
+└── NotYet       this version does not carry out what the case asks for
 """
 
 
@@ -11,3 +12,7 @@ class BenchmarkError(Exception):
 
 class WrongCopy(BenchmarkError):
     """What lies at the target is not what the source holds."""
+
+
+class NotYet(BenchmarkError):
+    """The product refuses the job of the case; the text is its own."""

@@ -6,20 +6,29 @@ import os
 import shutil
 import statistics
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks import trees
+from benchmarks import delayed_link, trees
 from benchmarks.cases import Case
-from benchmarks.errors import BenchmarkError
-from benchmarks.ours import Baton
-from benchmarks.sides import Area, Measured, Running, Side
+from benchmarks.changes import Change
+from benchmarks.errors import BenchmarkError, NotYet
+from benchmarks.sides import Area, Running, Side
+from benchmarks.stopwatch import Measured
 
 _SETTLE_S = 3.0
 """How long a disk idles after a sync, before every copy that is measured."""
 
-_ROOM = 1.15
+_ROOM = 1.1
+_INODE_ROOM = 1.01
+_INODE_BYTES = 1_300
+"""What an empty file takes of a tmpfs, about."""
+
+_PAGE_BYTES = 4_096
+_TOUCH_BYTES = 1 << 20
+_SHARE = 0.8
+_COPY = "copy"
 
 
 @dataclass(slots=True)
@@ -46,6 +55,16 @@ class Series:
         return statistics.median(one.cpu_s for one in self.copies)
 
     @property
+    def wire_bytes(self) -> float:
+        """The median."""
+        return statistics.median(one.wire_bytes for one in self.copies)
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most that one process held in any round."""
+        return max(one.peak_bytes for one in self.copies)
+
+    @property
     def own_s(self) -> float | None:
         """The median by the side's own record, if it keeps one."""
         known = [one.own_s for one in self.copies if one.own_s is not None]
@@ -54,12 +73,12 @@ class Series:
 
 @dataclass(slots=True)
 class Comparison:
-    """A case that was run; the first series is ours."""
+    """A case; the first series is ours. One that was not run has none."""
 
     case: Case
-    series: list[Series]
+    series: list[Series] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
-    """Rivals that could not run here, and why."""
+    """Who could not run here, and why."""
 
     def ratio(self, rival: Series) -> float:
         """Return the median over the rounds of the rival's time by ours: above 1, we are faster."""
@@ -75,66 +94,166 @@ class Places:
     disk: Path
 
 
+@dataclass(slots=True)
+class _Taking:
+    """A side that takes part in a case."""
+
+    series: Series
+    running: Running
+
+
 async def run_case(
     case: Case, places: Places, *, say: Callable[[str], None], keep_out: frozenset[str]
 ) -> Comparison:
     """Run all rounds of a case. Everything it makes is gone afterwards, also when it fails."""
+    comparison = Comparison(case)
+    why_not = delayed_link.missing() if case.round_trip_s else None
+    if why_not is not None:
+        comparison.left_out.append(why_not)
+        say(f"{case.name}: not run: {why_not}")
+        return comparison
     place = places.disk if case.on_disk else places.memory
-    _require_room(place, case)
-    sides: list[Side] = [Baton()]
-    comparison = Comparison(case, [])
+    sides: list[Side] = [case.ours]
     for rival in case.rivals:
-        why = rival.missing()
-        if rival.name in keep_out:
-            continue
+        why = "left out by --without" if rival.name in keep_out else rival.missing()
         if why is None:
             sides.append(rival)
         else:
             comparison.left_out.append(f"{rival.name}: {why}")
             say(f"{case.name}: without {rival.name}: {why}")
-    comparison.series = [Series(side) for side in sides]
+    own = {side.name: case.two_way or side.own_source for side in sides}
+    case = comparison.case = fitting(place, case, sides, own)
     directory = Path(tempfile.mkdtemp(prefix="baton-bench-", dir=place))
     try:
-        area = Area(directory, strict=case.on_disk)
-        say(f"{case.name}: {case.tree}")
-        await asyncio.to_thread(case.tree.make, area.tree)
-        async with contextlib.AsyncExitStack() as stack:
-            running = [await stack.enter_async_context(side.start(area)) for side in sides]
-            measure = _measure_unchanged if case.unchanged else _measure_first
-            for number in range(case.rounds):
-                for series, one in zip(comparison.series, running, strict=True):
-                    copied = await measure(area, series.side, one, number)
-                    series.copies.append(copied)
-                    say(
-                        f"{case.name}: round {number + 1}: {series.side.name:6}"
-                        f" {copied.wall_s:7.3f} s, CPU {copied.cpu_s:6.2f} s"
-                        + ("" if copied.own_s is None else f", run {copied.own_s:.3f} s")
-                    )
+        with _link(case) as link:
+            area = Area(directory, case.on_disk, link, own)
+            await _Run(case, area, comparison, say).run(sides)
+    except NotYet as error:
+        comparison.series = []
+        comparison.left_out.append(f"baton: {error}")
+        say(f"{case.name}: not run: {error}")
     finally:
         await asyncio.to_thread(shutil.rmtree, directory)
     return comparison
 
 
-async def _measure_first(area: Area, side: Side, running: Running, number: int) -> Measured:
-    target = f"copy-{number}"
-    await running.aim(target)
-    if area.strict:
-        await _settle()
-    copied = await running.copy(target)
-    where = area.targets(side.name) / target
-    await asyncio.to_thread(trees.require_equal, area.tree, where, by=side.name)
-    await asyncio.to_thread(trees.remove, where)
-    return copied
+@contextlib.contextmanager
+def _link(case: Case) -> Iterator[delayed_link.Link | None]:
+    if not case.round_trip_s:
+        yield None
+        return
+    with delayed_link.delayed_link(delayed_link.Way(case.round_trip_s / 2)) as link:
+        yield link
 
 
-async def _measure_unchanged(area: Area, side: Side, running: Running, number: int) -> Measured:
-    target = "copy"
-    await running.aim(target)
-    if number == 0:
-        await running.copy(target)
-        where = area.targets(side.name) / target
-        await asyncio.to_thread(trees.require_equal, area.tree, where, by=side.name)
-    return await running.copy(target)
+class _Run:
+    """One case on its way."""
+
+    def __init__(
+        self, case: Case, area: Area, comparison: Comparison, say: Callable[[str], None]
+    ) -> None:
+        self._case = case
+        self._area = area
+        self._comparison = comparison
+        self._say = say
+        self._taking: list[_Taking] = []
+
+    async def run(self, sides: list[Side]) -> None:
+        """Make the trees, start all sides, and go round."""
+        case, area = self._case, self._area
+        self._say(f"{case.name}: {case.tree}")
+        if not case.on_disk:
+            size = _lying_bytes(case, sides, area.own_sources)
+            await asyncio.to_thread(touch_memory, area.directory, size)
+        for tree in sorted({area.tree(side.name) for side in sides}):
+            await asyncio.to_thread(case.tree.make, tree)
+        async with contextlib.AsyncExitStack() as stack:
+            for side in sides:
+                with self._leaving_out(side):
+                    running = await stack.enter_async_context(side.start(area))
+                    self._taking.append(_Taking(Series(side), running))
+            if case.change is not None:
+                await self._begin()
+            for number in range(1, case.rounds + 1):
+                await self._round(number)
+        self._comparison.series = [one.series for one in self._taking]
+
+    @contextlib.contextmanager
+    def _leaving_out(self, side: Side) -> Iterator[None]:
+        """Go on without a rival that fails; without us there is no case."""
+        try:
+            yield
+        except BenchmarkError as error:
+            if side is self._case.ours:
+                raise
+            self._taking = [one for one in self._taking if one.series.side is not side]
+            self._comparison.left_out.append(f"{side.name}: {error}")
+            self._say(f"{self._case.name}: without {side.name}: {error}")
+
+    async def _begin(self) -> None:
+        """Let each side make the copy that it keeps; not measured."""
+        for one in list(self._taking):
+            side = one.series.side
+            with self._leaving_out(side):
+                await one.running.aim(_COPY)
+                await one.running.copy(_COPY)
+                for where in one.running.places(_COPY):
+                    tree = self._area.tree(side.name)
+                    await asyncio.to_thread(trees.require_equal, tree, where, by=side.name)
+
+    async def _round(self, number: int) -> None:
+        case, area = self._case, self._area
+        change = case.change
+        if change is not None:
+            sources = sorted({area.tree(one.series.side.name) for one in self._taking})
+            for tree in sources:
+                await asyncio.to_thread(change.make, tree, number)
+        followed: set[Path] = set()
+        for one in list(self._taking):
+            side = one.series.side
+            with self._leaving_out(side):
+                if change is None:
+                    copied = await self._first(one, f"copy-{number}")
+                else:
+                    copied = await self._again(one, change, number, followed)
+                one.series.copies.append(copied)
+                self._tell(side, copied, number)
+
+    async def _first(self, one: _Taking, target: str) -> Measured:
+        await one.running.aim(target)
+        if self._area.strict:
+            await _settle()
+        copied = await one.running.copy(target)
+        name = one.series.side.name
+        for where in one.running.places(target):
+            await asyncio.to_thread(trees.require_equal, self._area.tree(name), where, by=name)
+            await asyncio.to_thread(trees.remove, where)
+        return copied
+
+    async def _again(
+        self, one: _Taking, change: Change, number: int, followed: set[Path]
+    ) -> Measured:
+        """Measure how a kept copy follows a change."""
+        places = one.running.places(_COPY)
+        for where in places:
+            if where in followed:
+                await asyncio.to_thread(change.undo_at_copy, where)
+            elif self._case.two_way:
+                await asyncio.to_thread(change.make_at_copy, where, number)
+        copied = await one.running.copy(_COPY)
+        name = one.series.side.name
+        for where in places:
+            await asyncio.to_thread(change.check, self._area.tree(name), where, by=name)
+            followed.add(where)
+        return copied
+
+    def _tell(self, side: Side, copied: Measured, number: int) -> None:
+        self._say(
+            f"{self._case.name}: round {number}: {side.name:13}"
+            f" {copied.wall_s:7.3f} s, CPU {copied.cpu_s:6.2f} s,"
+            f" wire {copied.wire_bytes / 1e6:8.2f} MB, peak {copied.peak_bytes >> 20:4} MiB"
+            + ("" if copied.own_s is None else f", run {copied.own_s:.3f} s")
+        )
 
 
 async def _settle() -> None:
@@ -143,13 +262,54 @@ async def _settle() -> None:
     await asyncio.sleep(_SETTLE_S)
 
 
-def _require_room(place: Path, case: Case) -> None:
-    """Raise BenchmarkError when the copies will not fit: the source and one of each side at once."""
-    tree = case.tree
-    size = tree.files * (tree.smallest_bytes + tree.largest_bytes) // 2
-    size = max(size, tree.files * 4096)
-    copies = 2 + len(case.rivals) if case.unchanged else 2
-    needed = int(size * copies * _ROOM)
-    free = shutil.disk_usage(place).free
-    if free < needed:
-        raise BenchmarkError(f"{case.name} needs {needed >> 20} MiB in {place}: {free >> 20} free")
+def fitting(place: Path, case: Case, sides: list[Side], own: dict[str, bool]) -> Case:
+    """Return the case, made smaller when what lies there at once would not fit."""
+    tree, trees_there = case.tree, _lying(case, sides, own)
+    disk = shutil.disk_usage(place)
+    free = disk.free if case.on_disk else min(disk.free, _available_bytes())
+    factor = free / (_lying_bytes(case, sides, own) * _ROOM)
+    inodes = os.statvfs(place).f_favail
+    if inodes:  # some file systems make them as they need them, and say 0
+        wanted = tree.files * (1 + 1 / tree.per_directory) * trees_there
+        factor = min(factor, inodes / (wanted * _INODE_ROOM))
+    return case if factor >= 1 else case.scaled(factor)
+
+
+def _lying(case: Case, sides: list[Side], own: Mapping[str, bool]) -> int:
+    """Return how many trees of a case lie there at once."""
+    sources = sum(own.values()) + (not all(own.values()))
+    if case.change is None:
+        return sources + max(side.targets for side in sides)
+    # rsync's variants share a copy, and one of them writes another beside it.
+    return sources + len({side.name.partition("-")[0] for side in sides}) + (case.tree.files == 1)
+
+
+def _lying_bytes(case: Case, sides: list[Side], own: Mapping[str, bool]) -> int:
+    """Return what they take of a tmpfs, about."""
+    mean = (case.tree.smallest_bytes + case.tree.largest_bytes) // 2
+    pages = -(-mean // _PAGE_BYTES) * _PAGE_BYTES
+    return case.tree.files * (pages + _INODE_BYTES) * _lying(case, sides, own)
+
+
+def touch_memory(place: Path, size: int) -> None:
+    """Have so much memory been in use once, less where there is less.
+
+    What a virtual machine touches for the first time since it was started its host has yet to find,
+    at several times the cost of writing to it: whoever comes first in the first round would pay that.
+    """
+    block = b"\1" * _TOUCH_BYTES
+    path = place / "touched"
+    try:
+        with path.open("wb", buffering=0) as file:
+            for _ in range(min(size, int(_available_bytes() * _SHARE)) // _TOUCH_BYTES):
+                file.write(block)
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _available_bytes() -> int:
+    """Return how much memory the kernel can give without swapping."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    raise BenchmarkError("/proc/meminfo has no MemAvailable")

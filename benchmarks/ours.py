@@ -5,18 +5,20 @@ import contextlib
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import grpc
 
 from baton.v1 import coordinator_pb2 as pb
-from benchmarks.errors import BenchmarkError, WrongCopy
-from benchmarks.sides import Area, Measured, Stopwatch
+from benchmarks.errors import BenchmarkError, NotYet, WrongCopy
+from benchmarks.sides import Area
+from benchmarks.stopwatch import Measured, Stopwatch
 from cli.client import Client, connect
 from cli.local_cluster import LocalCluster
 from cli.settings import Flags, resolve
 from coordinator.embedded_etcd import start_etcd
-from coordinator.job_file import encode_spec, spec_from_plain
+from coordinator.job_file import JobFileInvalid, encode_spec, spec_from_plain
 
 _READY_S = 30.0
 _POLL_S = 0.02
@@ -25,18 +27,35 @@ _ALL_S = 24 * 3600.0
 
 
 class Baton:
-    """A mirror job, run once for every copy."""
+    """A job of one source and one or more targets, or of two members; run once for every copy."""
 
-    name = "baton"
+    def __init__(
+        self,
+        environment: Mapping[str, str] | None = None,
+        *,
+        name: str = "baton",
+        rule: str = "mirror",
+        targets: int = 1,
+        is_near: bool = False,
+    ) -> None:
+        """Run workers with these additions to the environment.
 
-    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
-        """Run workers with these additions to the environment."""
+        One with another `name` is a scale for the first: it has a source of its own. One that
+        `is_near` has all of its ends on the loopback, whatever lies between those of the others.
+        """
         self._environment = dict(environment or {})
+        self.name = name
+        self.own_source = name != "baton"
+        self._rule = rule
+        self.targets = targets
+        self._is_near = is_near
 
     @property
     def says(self) -> str:
         """What exactly is run."""
-        return "a mirror job, two workers and a coordinator on loopback, mutual TLS"
+        workers = f"{1 + self.targets} workers" if self.targets > 1 else "two workers"
+        where = ", all on the loopback" if self._is_near else ""
+        return f"a {self._rule} job, {workers} and a coordinator, mutual TLS{where}"
 
     def missing(self) -> str | None:
         """It is here."""
@@ -45,36 +64,54 @@ class Baton:
     @contextlib.asynccontextmanager
     async def start(self, area: Area) -> AsyncIterator["_RunningBaton"]:
         """Start the cluster, and stop it at the end."""
-        targets = area.targets(self.name)
-        targets.mkdir(parents=True, exist_ok=True)
-        home = area.directory / "cluster"
+        if self._is_near:
+            area = replace(area, link=None)
+        home = area.directory / f"cluster-{self.name}"
         home.mkdir()
+        tops = [area.targets(self.name) / f"at-{one}" for one in range(1, self.targets + 1)]
         async with (
             start_etcd(home / "etcd") as etcd,
             LocalCluster(home, etcd.endpoints, cluster="bench") as cluster,
         ):
             cluster.add_coordinator("one")
-            for name, root in (("from", area.root), ("to", targets)):
-                worker = cluster.add_worker(name, [f"files={root}"])
+            source = cluster.add_worker("from", [f"files={area.root(self.name)}"])
+            source.environment = self._environment
+            for number, top in enumerate(tops, 1):
+                top.mkdir(parents=True, exist_ok=True)
+                roots = [f"files={top}"]
+                worker = cluster.add_worker(f"to-{number}", roots, listen=f"{area.far_host}:0")
                 worker.environment = self._environment
+                worker.prefix = area.far_prefix
             await cluster.start()
             settings = resolve(Flags(), cluster.environment())
             async with connect(settings, _ALL_S) as client:
-                running = _RunningBaton(cluster, client, area)
+                running = _RunningBaton(cluster, client, area, tops, self._rule)
                 await running.introduce()
                 yield running
 
 
 class _RunningBaton:
-    def __init__(self, cluster: LocalCluster, client: Client, area: Area) -> None:
+    def __init__(
+        self, cluster: LocalCluster, client: Client, area: Area, tops: list[Path], rule: str
+    ) -> None:
         self._cluster = cluster
         self._client = client
         self._area = area
+        self._tops = tops
+        self._rule = rule
         self._aimed_at = ""
+
+    def places(self, target: str) -> list[Path]:
+        """Return where the copies are then."""
+        return [top / target for top in self._tops]
+
+    @property
+    def _far(self) -> list[str]:
+        return [f"to-{number}" for number in range(1, len(self._tops) + 1)]
 
     async def introduce(self) -> None:
         """Make the workers known."""
-        for name in ("from", "to"):
+        for name in ("from", *self._far):
             address = self._cluster.members[name].listen
             request = pb.AddWorkerRequest(name=name, address=address)
             await self._client.stub.AddWorker(request, timeout=_ANSWER_S)
@@ -92,17 +129,29 @@ class _RunningBaton:
         if target == self._aimed_at:
             return
         self._aimed_at = target
-        spec = spec_from_plain(
-            {
-                "name": target,
-                "rule": "mirror",
-                "source": "from:files/tree",
-                "targets": [f"to:files/{target}"],
-                "transfer": {"durability": "strict" if self._area.strict else "fast"},
-            }
-        )
+        there = [f"{name}:files/{target}" for name in self._far]
+        ends: dict[str, object] = {"source": "from:files/tree", "targets": there}
+        if self._rule in {"sync", "exchange"}:
+            ends = {"members": ["from:files/tree", *there]}
         stub = self._client.stub
-        await stub.ApplyJobs(pb.ApplyJobsRequest(specs=[encode_spec(spec)]), timeout=_ANSWER_S)
+        try:
+            spec = spec_from_plain(
+                {
+                    "name": target,
+                    "rule": self._rule,
+                    **ends,
+                    "safety": {"max_delete": "100%"},
+                    "transfer": {"durability": "strict" if self._area.strict else "fast"},
+                }
+            )
+            jobs = pb.ApplyJobsRequest(specs=[encode_spec(spec)])
+            await stub.ApplyJobs(jobs, timeout=_ANSWER_S)
+        except JobFileInvalid as error:
+            raise NotYet(str(error)) from error
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.INVALID_ARGUMENT:
+                raise
+            raise NotYet(str(error.details())) from error
         async with asyncio.timeout(_READY_S):
             while not (await stub.GetJob(pb.GetJobRequest(name=target), timeout=_ANSWER_S)).owner:
                 await asyncio.sleep(_POLL_S)
@@ -110,7 +159,8 @@ class _RunningBaton:
     async def copy(self, target: str) -> Measured:
         """Order a run, and wait until its outcome is in the ledger."""
         stub = self._client.stub
-        watch = Stopwatch(lambda: [one.pid for one in self._cluster.members.values()])
+        members = self._cluster.members.values()
+        watch = Stopwatch(lambda: [one.pid for one in members], self._area.passed_bytes)
         ordered = await stub.RunJob(pb.RunJobRequest(name=target), timeout=_ANSWER_S)
         run = await self._follow(pb.FollowRunRequest(job=target, run=ordered.run))
         measured = await watch.stop()

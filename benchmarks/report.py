@@ -9,28 +9,37 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+from benchmarks import failover, scale
 from benchmarks.measure import Comparison, Series
 
 _HOW = """\
 ## How it is measured
 
-- Real processes on one machine: an etcd, one coordinator and two workers of Baton; an rsync daemon and
-  its client. Everything crosses the loopback. Baton's is encrypted and authenticated on both sides
-  (mutual TLS); rsync's daemon protocol is neither.
+- Real processes on one machine: an etcd, one coordinator and the workers of Baton; each rival's client
+  and daemon. Everything crosses the loopback. Baton's is encrypted and authenticated on both sides
+  (mutual TLS); the protocols of rsync's daemon and Unison's socket are neither.
 - Baton's time is what a user waits: from the order through a coordinator's API until the outcome is in
-  the ledger and has been told. *By its own record* is the span between `started` and `ended` of that
+  the ledger and has been told. *By its record* is the span between `started` and `ended` of that
   run. A rival's time is that of its command, from start to exit.
-- In every round each side copies once, one after the other, to a target that does not exist. The table
-  has the median over the rounds, and the best and the worst. The ratio is the rival's time by Baton's,
-  the median over the rounds: above 1 Baton is faster. Single times move with the machine; ratios of
-  neighbours in time much less.
-- After each copy the numbers of files and bytes at the target are compared with the source's. Baton
-  checks the BLAKE3 digest of every file besides, on arrival; rsync checks its own.
-- CPU is user and system time of all processes of a side, etcd left out.
+- First copies go to a target that does not exist. Where something is changed, every side keeps its copy
+  and follows the changes of each round.
+- In every round each side copies once, one after the other. The table has the median over the rounds,
+  and the best and the worst. The ratio is the rival's time by Baton's, the median over the rounds: above
+  1 Baton is faster. Single times move with the machine; ratios of neighbours in time much less.
+- After each copy the numbers of files and bytes at the target are compared with the source's, and what
+  was changed. Baton checks the BLAKE3 digest of every file besides, on arrival; rsync checks its own.
+- CPU is user and system time of all processes of a side, etcd left out. *Wire* is all that went over the
+  loopback, or over the link, in both directions, headers, orders and etcd included. *Memory* is the most
+  that any one process of the side held.
 - *In memory* is a tmpfs and `durability: fast`: what the engine itself costs. *On a disk, durable* is
   `durability: strict` against `--fsync`; before every copy the disk is synced and rests for three
   seconds, since virtual disks often have a budget of fast writes. `cp` is followed by `sync -f` there.
-- `cp -a` is no rival but a scale: one process, no network, no digest, no fencing, no second look.
+- The link of 50 ms is two TUN devices and a process between them (`benchmarks/delayed_link.py`), with
+  the kernel's own socket buffers. *baton-near* is the same job on the loopback, in the same rounds.
+- `cp -a` is no rival but a scale: one process, no network, no digest, no fencing, no second look. So is
+  *baton-one*: one target in place of five.
+- Syncthing is ordered to scan, for by itself it waits ten seconds, and is done when both of its ends say
+  that they and the other need nothing.
 """
 
 
@@ -42,9 +51,10 @@ def machine(memory: Path, disk: Path) -> list[str]:
         f"Python {platform.python_version()}, "
         + ", ".join(f"{name} {version(name)}" for name in ("grpcio", "blake3", "msgspec")),
     ]
-    rsync = shutil.which("rsync")
-    if rsync is not None:
-        facts.append(_first_line([rsync, "--version"]))
+    commands = (["rsync", "--version"], ["unison", "-version"], ["rclone", "version"])
+    facts += [_first_line(one) for one in commands if shutil.which(one[0]) is not None]
+    if shutil.which("syncthing") is not None:
+        facts.append(_first_line(["syncthing", "--version"]).partition(" (")[0])
     return facts
 
 
@@ -58,9 +68,11 @@ def as_text(comparisons: Sequence[Comparison]) -> str:
             is_ours = series is comparison.series[0]
             ratio = "" if is_ours else f"  {comparison.ratio(series):5.2f} x"
             lines.append(
-                f"  {series.side.name:6} {series.wall_s:8.3f} s ({best:.3f} to {worst:.3f}),"
-                f" CPU {series.cpu_s:6.2f} s{ratio}"
+                f"  {series.side.name:13} {series.wall_s:8.3f} s ({best:.3f} to {worst:.3f}),"
+                f" CPU {series.cpu_s:6.2f} s, wire {series.wire_bytes / 1e6:.2f} MB,"
+                f" peak {series.peak_bytes >> 20} MiB{ratio}"
             )
+        lines += [f"  not run: {why}" for why in comparison.left_out]
     return "\n".join(lines)
 
 
@@ -72,20 +84,21 @@ def as_markdown(comparisons: Sequence[Comparison], facts: Sequence[str], command
         f"Written by `{command}` on {day}. Run `make bench` on your own: the ratios count.\n",
         *(f"- {fact}" for fact in facts),
         "\n## Results\n",
-        "| case | side | median | best to worst | by its own record | CPU | by Baton's |",
-        "|---|---|---|---|---|---|---|",
+        "| case | side | median | best to worst | by its record | CPU | wire | memory | by Baton's |",
+        "|---|---|---|---|---|---|---|---|---|",
         *(_row(comparison, one) for comparison in comparisons for one in comparison.series),
         "",
     ]
     for comparison in comparisons:
         case = comparison.case
         where = "on a disk, `strict`" if case.on_disk else "on tmpfs, `fast`"
+        change = f"; {case.change.says}" if case.change is not None else ""
         parts.append(
-            f"- **{case.name}**: {case.title}: {case.tree}; {where}; {case.rounds} rounds."
+            f"- **{case.name}**: {case.title}: {case.tree}{change}; {where}; {case.rounds} rounds."
         )
-        parts += [f"  - {one.side.name}: `{one.side.says}`" for one in comparison.series[1:]]
+        parts += [f"  - {one.side.name}: {one.side.says}" for one in comparison.series]
         parts += [f"  - not run: {why}" for why in comparison.left_out]
-    parts += ["", _HOW]
+    parts += ["", failover.section(), scale.section(), _HOW]
     notes = Path(__file__).with_name("notes.md")
     if notes.exists():
         parts.append(notes.read_text(encoding="utf-8"))
@@ -100,7 +113,8 @@ def _row(comparison: Comparison, series: Series) -> str:
     name = f"**{series.side.name}**" if is_ours else series.side.name
     return (
         f"| {comparison.case.name if is_ours else ''} | {name} | {series.wall_s:.2f} s"
-        f" | {best:.2f} to {worst:.2f} s | {own} | {series.cpu_s:.1f} s | {ratio} |"
+        f" | {best:.2f} to {worst:.2f} s | {own} | {series.cpu_s:.1f} s"
+        f" | {series.wire_bytes / 1e6:,.2f} MB | {series.peak_bytes >> 20} MiB | {ratio} |"
     )
 
 

@@ -1,16 +1,13 @@
 """What a side of a comparison is: prepared once for an area, then asked to copy, again and again."""
 
-import asyncio
-import resource
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-_TICK_S = 0.01
-_ENDING_S = 0.2
+from benchmarks.delayed_link import Link, device_bytes
+from benchmarks.stopwatch import Measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,32 +17,37 @@ class Area:
     directory: Path
     strict: bool
     """Whether an acknowledged copy must survive a power cut."""
+    link: Link | None = None
+    """What lies between the two ends, None for the loopback."""
+    own_sources: Mapping[str, bool] = field(default_factory=dict)
+    """The sides that have a source of their own, by name."""
 
-    @property
-    def root(self) -> Path:
-        """What the source side exports; the tree lies one level below."""
-        return self.directory / "source"
+    def root(self, side: str) -> Path:
+        """Return what the source end of a side exports; its tree lies one level below."""
+        return self.directory / (f"from-{side}" if self.own_sources.get(side) else "source")
 
-    @property
-    def tree(self) -> Path:
-        """The tree that is copied."""
-        return self.root / "tree"
+    def tree(self, side: str = "") -> Path:
+        """Return the tree that a side copies."""
+        return self.root(side) / "tree"
 
     def targets(self, side: str) -> Path:
         """Return where one side makes its copies."""
         return self.directory / f"to-{side}"
 
+    @property
+    def far_prefix(self) -> tuple[str, ...]:
+        """What a command line needs in front to run at the target's end."""
+        return self.link.prefix if self.link is not None else ()
 
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """One copy."""
+    @property
+    def far_host(self) -> str:
+        """The address of the target's end."""
+        return self.link.far if self.link is not None else "127.0.0.1"
 
-    wall_s: float
-    """From the order to the answer that all of it is done."""
-    cpu_s: float
-    """User and system time of every process that took part, etcd left out."""
-    own_s: float | None = None
-    """How long it took by the side's own record, where it keeps one."""
+    def passed_bytes(self) -> int:
+        """Return how many bytes have gone between the ends so far, in both directions."""
+        # The loopback counts every byte twice, as sent and as received.
+        return self.link.passed_bytes() if self.link is not None else device_bytes("lo") // 2
 
 
 class Running(Protocol):
@@ -56,6 +58,9 @@ class Running(Protocol):
 
     async def copy(self, target: str) -> Measured:
         """Copy the area's tree there."""
+
+    def places(self, target: str) -> list[Path]:
+        """Return where the copies are then."""
 
 
 class Side(Protocol):
@@ -69,34 +74,16 @@ class Side(Protocol):
     def says(self) -> str:
         """What exactly is run."""
 
+    @property
+    def own_source(self) -> bool:
+        """Whether it needs a source of its own: two workers cannot export one directory."""
+
+    @property
+    def targets(self) -> int:
+        """How many copies it makes at once."""
+
     def missing(self) -> str | None:
         """Return why it cannot run on this machine, None when it can."""
 
     def start(self, area: Area) -> AbstractAsyncContextManager[Running]:
         """Prepare its processes for an area, and end them afterwards."""
-
-
-class Stopwatch:
-    """Wall and CPU time of a copy: of processes that stay, and of children that end."""
-
-    def __init__(self, pids: Callable[[], Iterable[int]]) -> None:
-        """Begin; `pids` names the processes that stay."""
-        self._pids = pids
-        self._cpu = self._now_cpu()
-        self._at = time.monotonic()
-
-    async def stop(self) -> Measured:
-        """Return what passed until now; takes a moment, in which a daemon's children may end."""
-        wall_s = time.monotonic() - self._at
-        await asyncio.sleep(_ENDING_S)
-        return Measured(wall_s, self._now_cpu() - self._cpu)
-
-    def _now_cpu(self) -> float:
-        ended = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return ended.ru_utime + ended.ru_stime + sum(cpu_seconds(pid) for pid in self._pids())
-
-
-def cpu_seconds(pid: int) -> float:
-    """Return the CPU time of a process and of its children that ended."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
-    return sum(map(int, fields[11:15])) * _TICK_S

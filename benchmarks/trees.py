@@ -14,6 +14,7 @@ from benchmarks.errors import WrongCopy
 
 _BLOCK_BYTES = 4 << 20
 _SEED = 20_260_101
+_NOT_COPIED = (".baton", ".stfolder")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +29,12 @@ class Tree:
     def __str__(self) -> str:
         if self.files == 1:
             return f"one file of {self.largest_bytes / (1 << 20):,.0f} MiB"
+        if self.largest_bytes == 0:
+            return f"{self.files:,} empty files, {self.per_directory:,} to a directory"
         total_mb = self.files * (self.smallest_bytes + self.largest_bytes) / 2e6
         return (
             f"{self.files:,} files of {self.smallest_bytes:,} to {self.largest_bytes:,} bytes"
-            f" ({total_mb:,.0f} MB), {self.per_directory} to a directory"
+            f" ({total_mb:,.0f} MB), {self.per_directory:,} to a directory"
         )
 
     def make(self, top: Path) -> None:
@@ -72,13 +75,13 @@ class Found:
 
 
 def count(top: Path) -> Found:
-    """Count the regular files below `top`, and their bytes, Baton's own directory left out."""
+    """Count the regular files below `top`, and their bytes, what sides keep for themselves left out."""
     files = size = 0
     waiting = [top]
     while waiting:
         with os.scandir(waiting.pop()) as entries:
             for entry in entries:
-                if entry.name.startswith(".baton"):
+                if entry.name.startswith(_NOT_COPIED):
                     continue
                 if entry.is_dir(follow_symlinks=False):
                     waiting.append(Path(entry.path))

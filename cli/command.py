@@ -7,6 +7,8 @@ registers it with the shared options added, connects, and turns errors into exit
 import asyncio
 import inspect
 import os
+import signal
+import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,10 @@ from cli.output import Format, print_json, say
 from cli.settings import ClientSettings, Flags, resolve
 
 DEFAULT_TIMEOUT_S = 10.0
+_INTERRUPTED = 130
+"""What a shell expects of a command that Ctrl-C ended."""
+_UNWIND_S = 3.0
+"""How long an interrupted command may take to hang up."""
 
 _COORDINATOR = Annotated[
     str | None,
@@ -41,6 +47,7 @@ _TIMEOUT = Annotated[
 _OUTPUT = Annotated[Format, typer.Option("--output", "-o", help="How to print the result.")]
 
 Body = Callable[..., Awaitable[Exit | None]]
+OnNobody = Callable[[ClientSettings, Format, NobodyAnswered], Exit]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +74,18 @@ class Call:
 
 
 def remote(
-    app: typer.Typer, name: str, *, output: bool = True, repeatable: bool = True
+    app: typer.Typer,
+    name: str,
+    *,
+    output: bool = True,
+    repeatable: bool = True,
+    on_nobody: OnNobody | None = None,
 ) -> Callable[[Body], Body]:
     """Register a coroutine as a client command.
 
     `output` gives it `-o`. A `repeatable` one, which may happen twice, is tried with the next
-    coordinator when the one that served falls silent.
+    coordinator when the one that served falls silent. `on_nobody` says how the command ends when none
+    answers at all.
     """
 
     def register(body: Body) -> Body:
@@ -96,6 +109,14 @@ def remote(
 
             async def run() -> Exit:
                 settings = resolve(flags, os.environ)
+                try:
+                    return await serve(settings)
+                except NobodyAnswered as silence:
+                    if on_nobody is None:
+                        raise
+                    return on_nobody(settings, wanted, silence)
+
+            async def serve(settings: ClientSettings) -> Exit:
                 silent: frozenset[str] = frozenset()
                 left_s = timeout_s
                 while True:
@@ -120,11 +141,22 @@ def remote(
     return register
 
 
+def _interrupt(task: "asyncio.Task[Exit]") -> None:
+    """End the command; whatever its connections still wait for, it does not outlive this for long."""
+    task.cancel()
+    deadline = threading.Timer(_UNWIND_S, os._exit, (_INTERRUPTED,))
+    deadline.daemon = True
+    deadline.start()
+
+
 def finish(run: Callable[[], Awaitable[Exit]]) -> None:
     """Run a command to its end and leave with its exit code; expected errors are a sentence."""
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC would write its own view of errors
 
     async def main() -> Exit:
+        task = asyncio.current_task()
+        assert task is not None
+        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, _interrupt, task)
         return await run()
 
     try:
@@ -132,7 +164,7 @@ def finish(run: Callable[[], Awaitable[Exit]]) -> None:
     except EXPECTED as error:
         say(f"baton: {error}")
         code = exit_of_error(error)
-    except KeyboardInterrupt:
-        raise typer.Exit(130) from None
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        raise typer.Exit(_INTERRUPTED) from None
     if code is not Exit.DONE:
         raise typer.Exit(int(code))

@@ -11,6 +11,9 @@ from typing import Any
 
 import typer
 
+_SEVERAL = frozenset({"root", "watch"})
+"""Options that may be repeated: tables NAME = VALUE, or lists of NAME=VALUE, in a file."""
+
 
 def load_config(context: typer.Context, path: Path | None) -> Path | None:
     """Make a file's values the defaults of the command; for an eager `--config` option."""
@@ -44,10 +47,10 @@ def _value(path: Path, key: str, value: Any) -> Any:
     """Return a value as the option reads it: URLs joined by commas, roots as NAME=PATH."""
     if key == "etcd" and isinstance(value, list):
         return ",".join(str(url) for url in value)
-    if key == "root" and isinstance(value, dict):
+    if key in _SEVERAL and isinstance(value, dict):
         return [f"{name}={root}" for name, root in value.items()]
-    if key == "root" and isinstance(value, str):
+    if key in _SEVERAL and isinstance(value, str):
         return [value]
-    if isinstance(value, dict) or (isinstance(value, list) and key != "root"):
+    if isinstance(value, dict) or (isinstance(value, list) and key not in _SEVERAL):
         raise typer.BadParameter(f"{path}: {key}: use one value")
     return value

@@ -11,7 +11,13 @@ import typer
 from cli.command import finish
 from cli.config_file import load_config
 from cli.exits import Exit
-from cli.process_options import EtcdOptions, ProcessOptions, coordinator_config, worker_config
+from cli.process_options import (
+    EtcdOptions,
+    ProcessOptions,
+    TakeoverOptions,
+    coordinator_config,
+    worker_config,
+)
 from coordinator.keys import DEFAULT_PREFIX
 
 _STRENGTH = ("DEFAULT", "DEFAULT_MAP", "ENVIRONMENT", "COMMANDLINE")
@@ -56,6 +62,15 @@ Advertise = Annotated[
     str | None,
     typer.Option(
         "--advertise", metavar="HOST:PORT", envvar="BATON_ADVERTISE", help="Where others reach it."
+    ),
+]
+MaxRuns = Annotated[
+    int | None,
+    typer.Option(
+        "--max-runs",
+        metavar="N",
+        envvar="BATON_MAX_RUNS",
+        help="At most so many runs at once here; others wait, by priority.",
     ),
 ]
 Etcd = Annotated[
@@ -112,11 +127,43 @@ def register_coordinator_start(app: typer.Typer) -> None:
         insecure: Insecure = False,
         allow_insecure_network: AllowInsecure = False,
         advertise: Advertise = None,
+        max_runs: MaxRuns = None,
+        flap_losses: Annotated[
+            int,
+            typer.Option(
+                "--flap-losses",
+                metavar="N",
+                envvar="BATON_FLAP_LOSSES",
+                help="Hold it down when it loses its jobs so often within --flap-within; 0: never.",
+            ),
+        ] = 3,
+        flap_within: Annotated[
+            str, typer.Option("--flap-within", metavar="TIME", envvar="BATON_FLAP_WITHIN")
+        ] = "10m",
+        hold_down: Annotated[
+            str,
+            typer.Option(
+                "--hold-down",
+                metavar="TIME",
+                envvar="BATON_HOLD_DOWN",
+                help="For so long it takes no job that another may own.",
+            ),
+        ] = "5m",
+        claims_per_second: Annotated[
+            int,
+            typer.Option(
+                "--claims-per-second",
+                metavar="N",
+                envvar="BATON_CLAIMS_PER_SECOND",
+                help="How many jobs it takes over a second, when many are vacant at once.",
+            ),
+        ] = 4000,
         etcd_tls: EtcdTlsDir = None,
         etcd_user: EtcdUser = None,
         etcd_password_file: EtcdPassword = None,
     ) -> None:
         """Run a coordinator until it is stopped."""
+        takeover = TakeoverOptions(flap_losses, flap_within, hold_down, claims_per_second)
         tls, insecure = _stronger(context, tls, insecure=insecure)
         options = ProcessOptions(
             name=name,
@@ -128,10 +175,11 @@ def register_coordinator_start(app: typer.Typer) -> None:
             allow_insecure_network=allow_insecure_network,
             advertise=advertise,
             etcd=EtcdOptions(etcd, etcd_tls, etcd_user, etcd_password_file),
+            max_runs=max_runs,
         )
 
         async def run() -> Exit:
-            return await _serve("coordinator.daemon", coordinator_config(options, prefix))
+            return await _serve("coordinator.daemon", coordinator_config(options, prefix, takeover))
 
         finish(run)
 
@@ -155,6 +203,15 @@ def register_worker_start(app: typer.Typer) -> None:
                 help="A directory to export; may be repeated. [env: BATON_ROOT, with commas]",
             ),
         ] = None,
+        watch: Annotated[
+            list[str] | None,
+            typer.Option(
+                "--watch",
+                metavar="NAME=MODE",
+                help="auto (while a job uses it), always or never watch a root for changes; "
+                "may be repeated. [env: BATON_WATCH, with commas]",
+            ),
+        ] = None,
         state: State = None,
         tls: Tls = None,
         insecure: Insecure = False,
@@ -164,6 +221,7 @@ def register_worker_start(app: typer.Typer) -> None:
             typer.Option("--http", metavar="HOST:PORT", envvar="BATON_HTTP", help="Metrics."),
         ] = None,
         advertise: Advertise = None,
+        max_runs: MaxRuns = None,
         group: Annotated[
             str | None, typer.Option("--group", envvar="BATON_GROUP", help="Its worker group.")
         ] = None,
@@ -184,11 +242,13 @@ def register_worker_start(app: typer.Typer) -> None:
             allow_insecure_network=allow_insecure_network,
             advertise=advertise,
             etcd=EtcdOptions(etcd, etcd_tls, etcd_user, etcd_password_file),
+            max_runs=max_runs,
         )
-        roots = _roots(context, root or ())
+        roots = _several(context, "root", root or ())
+        modes = _several(context, "watch", watch or ())
 
         async def run() -> Exit:
-            return await _serve("worker.daemon", worker_config(options, roots, group))
+            return await _serve("worker.daemon", worker_config(options, roots, group, modes))
 
         finish(run)
 
@@ -209,10 +269,10 @@ def _stronger(
     return tls, insecure
 
 
-def _roots(context: typer.Context, told: Sequence[str]) -> Sequence[str]:
-    """Return the roots of the strongest source; paths may hold blanks, so commas part them."""
-    environment = os.environ.get("BATON_ROOT", "")
-    if environment and _strength(context, "root") < _STRENGTH.index("ENVIRONMENT"):
+def _several(context: typer.Context, name: str, told: Sequence[str]) -> Sequence[str]:
+    """Return the values of the strongest source; paths may hold blanks, so commas part them."""
+    environment = os.environ.get(f"BATON_{name.upper()}", "")
+    if environment and _strength(context, name) < _STRENGTH.index("ENVIRONMENT"):
         return [text.strip() for text in environment.split(",") if text.strip()]
     return told
 

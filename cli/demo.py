@@ -232,15 +232,16 @@ class _Demo:
                 await asyncio.sleep(_POLL_S)
 
     async def _run_that(self, fits: Callable[[RunView], bool], run_id: str = "") -> RunView:
-        """Wait for a run that fits, the newest first; raises CommandFailed after a minute."""
+        """Wait for a run that fits, the newest first, or for that one; raises CommandFailed."""
         try:
             async with asyncio.timeout(_STEP_S), self._client() as client:
                 while True:
-                    listed = await client.stub.ListRuns(pb.ListRunsRequest(job=JOB, limit=5))
-                    for message in listed.runs:
-                        if run_id and message.id != run_id:
-                            continue
-                        request = pb.FollowRunRequest(job=JOB, run=message.id)
+                    runs = [run_id]
+                    if not run_id:
+                        listed = await client.stub.ListRuns(pb.ListRunsRequest(job=JOB, limit=5))
+                        runs = [message.id for message in listed.runs]
+                    for one in runs:
+                        request = pb.FollowRunRequest(job=JOB, run=one)
                         async for part in client.stub.FollowRun(request):
                             run = run_from_wire(part.run)
                             if fits(run):

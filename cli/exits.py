@@ -86,6 +86,13 @@ def exit_of_outcome(outcome: str) -> Exit:
     return _BY_OUTCOME.get(outcome, Exit.FAILED)
 
 
+def exit_of_run(outcome: str, errors: int) -> Exit:
+    """Return how a command ends that waited for a run; one that does not end goes on."""
+    if outcome == "running":
+        return Exit.FAILED if errors else Exit.DONE
+    return exit_of_outcome(outcome)
+
+
 def exit_of_error(error: Exception) -> Exit:
     """Return how a command ends that one of `EXPECTED` stopped."""
     if isinstance(error, CommandFailed):

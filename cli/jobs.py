@@ -18,6 +18,7 @@ from baton.v1.coordinator_pb2 import (
 from cli.command import Call, remote
 from cli.exits import CommandFailed, Exit, exit_of_outcome
 from cli.group import new_group
+from cli.job_control import register_job_control
 from cli.output import (
     human_age,
     human_bytes,
@@ -28,8 +29,8 @@ from cli.output import (
     print_table,
     say,
 )
-from cli.progress import follow
-from cli.runs import finish_run
+from cli.progress import follow, has_audited
+from cli.runs import finish_run, print_problem
 from cli.status import worst_exposure
 from coordinator.convert import (
     applied_from_wire,
@@ -42,6 +43,7 @@ from coordinator.job_file import JobFileInvalid, encode_spec, read_job_file, spe
 from coordinator.views import AppliedView, ChangeView, HoldView, JobView, PreviewView, ProblemView
 
 app = new_group()
+register_job_control(app)
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The job's name.")]
 Member = "WORKER:ROOT[/PATH]"
@@ -71,11 +73,31 @@ async def apply(
 async def add(
     call: Call,
     name: Name,
-    source: Annotated[str, typer.Option("--source", metavar=Member, help="Where it reads.")],
+    source: Annotated[
+        str | None, typer.Option("--source", metavar=Member, help="Where it reads.")
+    ] = None,
     target: Annotated[
-        list[str], typer.Option("--target", metavar=Member, help="Where it writes; repeatable.")
-    ],
-    rule: Annotated[str, typer.Option("--rule", help="mirror, copy, move, ...")] = "mirror",
+        list[str] | None,
+        typer.Option("--target", metavar=Member, help="Where it writes; repeatable."),
+    ] = None,
+    member: Annotated[
+        list[str] | None,
+        typer.Option("--member", metavar=Member, help="Of sync and exchange; repeatable."),
+    ] = None,
+    rule: Annotated[
+        str, typer.Option("--rule", help="mirror, copy, move, sync or exchange.")
+    ] = "mirror",
+    copy_when: Annotated[
+        str | None, typer.Option("--copy-when", help="Of copy: differing, newer or always.")
+    ] = None,
+    conflict: Annotated[
+        str | None,
+        typer.Option("--conflict", help="Of sync and exchange: keep-both, newest or suppress."),
+    ] = None,
+    filter_: Annotated[
+        list[str] | None,
+        typer.Option("--filter", metavar="PATTERN", help="As in a .gitignore; repeatable."),
+    ] = None,
     every: Annotated[str | None, typer.Option("--every", help="Run every 5m, 1h, ...")] = None,
     cron: Annotated[str | None, typer.Option("--cron", help="Run when due: '0 2 * * *'.")] = None,
     realtime: Annotated[bool, typer.Option("--realtime", help="Follow changes.")] = False,
@@ -95,11 +117,18 @@ async def add(
         trigger["cron"] = cron
     if realtime:
         trigger["realtime"] = {}
+    given: dict[str, Any] = {
+        "source": source,
+        "targets": target,
+        "members": member,
+        "copy_when": copy_when,
+        "conflict": conflict,
+        "filters": filter_,
+    }
     document = {
         "name": name,
         "rule": rule,
-        "source": source,
-        "targets": target,
+        **{field: value for field, value in given.items() if value},
         "trigger": trigger or {"manual": True},
         "placement": {"nodes": node or [], "fallback": not no_fallback},
     }
@@ -152,14 +181,14 @@ async def run(
     name: Name,
     wait: Annotated[bool, typer.Option("--wait", help="Follow it until it ends.")] = False,
 ) -> Exit | None:
-    """Run a job now."""
+    """Run a job now; one that follows changes compares everything once."""
     answer = await call.client.ask(call.client.stub.RunJob, RunJobRequest(name=name))
     if not wait:
         say(f"run {answer.run} of {answer.job} begins")
         call.show({"job": answer.job, "id": answer.run}, lambda: print_line(answer.run))
         return None
     say(f"run {answer.run} of {answer.job}; it goes on when this command is interrupted")
-    return finish_run(call, await follow(call, answer.job, answer.run))
+    return finish_run(call, await follow(call, answer.job, answer.run, has_audited))
 
 
 @remote(app, "preview", repeatable=False)
@@ -193,7 +222,12 @@ async def explain(call: Call, name: Name) -> None:
 
     def as_text() -> None:
         print_fields(
-            {"job": view.name, "owner": view.owner or "nobody", "order": ", ".join(view.order)}
+            {
+                "job": view.name,
+                "owner": view.owner or "nobody",
+                "order": ", ".join(view.order),
+                "next": view.next_owner or "nobody",
+            }
         )
         for reason in view.reasons:
             print_line(f"- {reason}")
@@ -258,22 +292,38 @@ def _print(job: JobView) -> None:
             "last outcome": job.last_outcome,
             "last success": human_time(job.last_success),
             "generation": job.generation,
+            "takeover": takeover_text(job),
         }
     )
     for target, age in job.exposure_s.items():
         print_line(f"exposure of {target}: {human_age(age)}")
 
 
+def takeover_text(job: JobView) -> str:
+    """Say who would take a job over, and how soon, or that nobody could."""
+    ahead = job.takeover
+    if job.owner is None:
+        return "it has no owner"
+    if ahead.next_owner is None:
+        return f"warning: {ahead.warning}"
+    return (
+        f"by {ahead.next_owner}, {ahead.worst_s:g} s after {job.owner} goes at worst "
+        f"({ahead.worst_with_etcd_s:g} s with etcd's leader), since {ahead.rule}"
+    )
+
+
 def _print_changes(changes: tuple[ChangeView, ...]) -> None:
     for change in changes:
-        size = f" ({human_bytes(change.size)})" if change.kind == "file" else ""
-        print_line(f"{change.action:<9}{change.kind:<10}{change.member} {change.path or '.'}{size}")
+        is_sent = change.kind == "file" and change.action in {"create", "update"}
+        size = f" ({human_bytes(change.size)})" if is_sent else ""
+        path = f"{change.origin} -> {change.path}" if change.origin else change.path or "."
+        print_line(f"{change.action:<9}{change.kind:<10}{change.member} {path}{size}")
 
 
 def _print_preview_end(preview: PreviewView) -> None:
     if not (preview.changes or preview.errors or preview.holds):
         say("nothing would change")
     for error in preview.errors:
-        print_line(f"error: {error.member} {error.path}: {error.what}: {error.detail}")
+        print_problem(error)
     for hold in preview.holds:
         print_line(f"would be held: {hold.member}: {hold.detail}")

@@ -15,6 +15,7 @@ import socket
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from pathlib import Path
 from typing import Self
 
@@ -49,6 +50,17 @@ class MemberFailed(CoordinatorError):
     """A process did not become ready, or ended by itself; the text has the end of its log."""
 
 
+class Part(Enum):
+    """Which process of a member a fault hits; a worker is only one."""
+
+    WHOLE = auto()
+    """All of it, as when its host dies."""
+    GUARDIAN = auto()
+    """What the service manager watches; of a coordinator that is its guardian."""
+    PROPER = auto()
+    """The guardian's child, which does the work."""
+
+
 @dataclass(slots=True)
 class Member:
     """One process of the cluster, running or not."""
@@ -59,15 +71,31 @@ class Member:
     arguments: list[str]
     log: Path
     environment: Mapping[str, str] = field(default_factory=dict)
+    prefix: Sequence[str] = ()
+    """In front of its command line: what puts it elsewhere and becomes it, as `ip netns exec` does."""
     listen: str = ""
     """HOST:PORT once it is ready."""
     _process: asyncio.subprocess.Process | None = None
 
+    _proper: int | None = None
+
     @property
     def pid(self) -> int:
-        """The process's id; it must have been started."""
+        """The process's id, of a coordinator its guardian's; it must have been started."""
         assert self._process is not None, "started before"
         return self._process.pid
+
+    @property
+    def proper(self) -> int:
+        """The id of the process that does the work; it must be running."""
+        if self.kind != "coordinator":
+            return self.pid
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children")
+        with contextlib.suppress(OSError, IndexError):  # ended, or still loading
+            self._proper = int(children.read_text().split()[0])
+        if self._proper is None:
+            raise MemberFailed(self._say("has no child yet"))
+        return self._proper
 
     @property
     def is_running(self) -> bool:
@@ -78,10 +106,11 @@ class Member:
         """Start it without waiting for anything; its log begins anew."""
         clean = {key: value for key, value in os.environ.items() if key[:6] != "BATON_"}
         command = [sys.executable, "-m", "cli.main", self.kind, "start", *self.arguments]
-        self.listen = ""
+        self.listen, self._proper = "", None
         with self.log.open("ab") as log:
             log.truncate(0)
             self._process = await asyncio.create_subprocess_exec(
+                *self.prefix,
                 *bound_to_us(command),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
@@ -114,11 +143,30 @@ class Member:
                     found.append(json.loads(line))
         return found
 
-    def signal(self, number: signal.Signals) -> None:
-        """Send it a signal; SIGSTOP and SIGCONT too."""
+    def signal(self, number: signal.Signals, part: Part = Part.WHOLE) -> None:
+        """Send it a signal; to all of it, one that asks it to stop goes to the guardian alone."""
         assert self._process is not None, "started before"
-        with contextlib.suppress(ProcessLookupError):
-            self._process.send_signal(number)
+        match part, number:
+            case Part.PROPER, _:
+                _send(self.proper, number)
+            case Part.WHOLE, signal.SIGKILL if self._has_child:
+                proper = self.proper
+                _send(proper, signal.SIGSTOP)  # or it would hand over when it is alone
+                _send(self.pid, number)
+                _send(proper, number)
+            case Part.WHOLE, signal.SIGSTOP | signal.SIGCONT if self._has_child:
+                _send(self.pid, number)
+                _send(self.proper, number)
+            case _:
+                _send(self.pid, number)
+
+    @property
+    def _has_child(self) -> bool:
+        if self.kind != "coordinator" or not self.is_running:
+            return False
+        with contextlib.suppress(MemberFailed):
+            return self.proper > 0
+        return False
 
     async def kill(self) -> None:
         """End it with SIGKILL and wait for that."""
@@ -140,7 +188,10 @@ class Member:
     async def wait(self) -> int:
         """Wait for its end; return its exit status, negative for a signal."""
         assert self._process is not None, "started before"
-        return await self._process.wait()
+        status = await self._process.wait()
+        while self._proper is not None and is_alive(self._proper):
+            await asyncio.sleep(_POLL_S)
+        return status
 
     def failure(self) -> MemberFailed:
         """Return the error that says how it ended by itself."""
@@ -150,6 +201,20 @@ class Member:
     def _say(self, what: str) -> str:
         tail = self.log.read_bytes()[-_TAIL_BYTES:].decode("utf-8", "replace").strip()
         return f"{self.kind} {self.name} {what}; the end of {self.log}:\n{tail}"
+
+
+def _send(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def is_alive(pid: int) -> bool:
+    """Say whether a process has not ended, whoever is to collect its status."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        return False
+    return state not in {"Z", "X"}
 
 
 class LocalCluster:

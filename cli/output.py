@@ -16,6 +16,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from coordinator.views import CoordinatorView
+
 
 class Format(StrEnum):
     """What `-o` takes."""
@@ -140,3 +142,10 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(one) for one in value]
     return value
+
+
+def coordinator_state(view: CoordinatorView) -> str:
+    """Return whether a coordinator takes jobs, and why not."""
+    if view.draining:
+        return "drains"
+    return f"held down {view.held}" if view.held_until else "up"

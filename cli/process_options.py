@@ -6,24 +6,30 @@ Every wrong combination ends here, with exit code 2 and what would be right. Blo
 
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cli.exits import CommandFailed, Exit
 from cli.settings import INSECURE_CLUSTER
 from coordinator.config import CoordinatorConfig
 from coordinator.etcd_config import EtcdConfig, EtcdTls
+from coordinator.flapping import FlapLimits
 from coordinator.keys import Keys
 from coordinator.members import is_root_name
+from coordinator.units import Duration
 from wire.address import Address, parse_address
 from wire.credentials import Credentials, Insecure, check_insecure, load_tls
 from wire.identity import Identity, Role
 from worker.config import WorkerConfig
 from worker.roots import ExportedRoot
+from worker.watching.state import WatchMode
 
 ETCD_TOTAL_S = 6.0
 """How long a coordinator tries to reach etcd for one call: less than a client command waits for it, so
 that the command can say what is wrong."""
+
+
+_LONGEST_S = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +56,22 @@ class ProcessOptions:
     allow_insecure_network: bool
     advertise: str | None
     etcd: EtcdOptions
+    max_runs: int | None = None
 
 
-def coordinator_config(options: ProcessOptions, prefix: str) -> CoordinatorConfig:
+@dataclass(frozen=True, slots=True)
+class TakeoverOptions:
+    """How a coordinator takes jobs over, as it was told."""
+
+    flap_losses: int = 3
+    flap_within: str = "10m"
+    hold_down: str = "5m"
+    claims_per_second: int = 4000
+
+
+def coordinator_config(
+    options: ProcessOptions, prefix: str, takeover: TakeoverOptions
+) -> CoordinatorConfig:
     """Check what a coordinator was told.
 
     Raises `CommandFailed`, or a `WireError`, `BadConfig` or `BadKey` that says what is wrong.
@@ -72,11 +91,16 @@ def coordinator_config(options: ProcessOptions, prefix: str) -> CoordinatorConfi
         state=_state(options),
         credentials=credentials,
         advertise=_advertise(options),
+        flaps=_flaps(takeover),
+        claims_per_s=_claims_per_s(takeover),
+        max_runs=_max_runs(options),
         prefix=Keys(prefix).prefix,
     )
 
 
-def worker_config(options: ProcessOptions, roots: Sequence[str], group: str | None) -> WorkerConfig:
+def worker_config(
+    options: ProcessOptions, roots: Sequence[str], group: str | None, modes: Sequence[str] = ()
+) -> WorkerConfig:
     """Check what a worker was told. Raises as `coordinator_config` does."""
     _check_listeners(options)
     etcd = _etcd_config(options.etcd)
@@ -91,18 +115,53 @@ def worker_config(options: ProcessOptions, roots: Sequence[str], group: str | No
     return WorkerConfig(
         name=credentials.identity.name,
         listen=options.listen,
-        roots=read_roots(roots, state),
+        roots=with_modes(read_roots(roots, state), modes),
         state=state,
         credentials=credentials,
         http=options.http,
         advertise=_advertise(options),
         group=group,
         etcd=etcd,
+        max_runs=_max_runs(options),
     )
 
 
 def _wrong(option: str, what: str) -> CommandFailed:
     return CommandFailed(Exit.USAGE, f"{option}: {what}")
+
+
+def _flaps(takeover: TakeoverOptions) -> FlapLimits:
+    if takeover.flap_losses < 0:
+        raise _wrong("--flap-losses", f"{takeover.flap_losses}: use 0 for never, or 1 and more")
+    within_s = _time("--flap-within", takeover.flap_within)
+    return FlapLimits(takeover.flap_losses, within_s, _time("--hold-down", takeover.hold_down))
+
+
+def _time(option: str, text: str) -> float:
+    try:
+        seconds = Duration.parse(text).seconds
+    except ValueError as error:
+        raise _wrong(option, str(error)) from error
+    if not 1 <= seconds <= _LONGEST_S:
+        raise _wrong(option, f"{text}: use 1s to 24h")
+    return seconds
+
+
+def _claims_per_s(takeover: TakeoverOptions) -> float:
+    if takeover.claims_per_second < 1:
+        raise _wrong(
+            "--claims-per-second", f"{takeover.claims_per_second} would take no job: use 1 or more"
+        )
+    return float(takeover.claims_per_second)
+
+
+def _max_runs(options: ProcessOptions) -> int | None:
+    if options.max_runs is not None and options.max_runs < 1:
+        raise _wrong(
+            "--max-runs",
+            f"{options.max_runs} would let nothing run: use 1 or more, or leave it out",
+        )
+    return options.max_runs
 
 
 def _state(options: ProcessOptions) -> Path:
@@ -190,6 +249,20 @@ def read_roots(texts: Sequence[str], state: Path) -> tuple[ExportedRoot, ...]:
     roots = tuple(_root(text) for text in texts)
     _check_roots(roots, state)
     return roots
+
+
+def with_modes(roots: Sequence[ExportedRoot], texts: Sequence[str]) -> tuple[ExportedRoot, ...]:
+    """Read NAME=MODE, how roots are watched; raises `CommandFailed` for other words and names."""
+    modes: dict[str, WatchMode] = {}
+    names = [root.name for root in roots]
+    for text in texts:
+        name, _, mode = text.partition("=")
+        if name not in names:
+            raise _wrong("--watch", f"{text!r}: there is no root {name!r}: use {', '.join(names)}")
+        if mode not in set(WatchMode):
+            raise _wrong("--watch", f"{text!r}: use NAME=auto, NAME=always or NAME=never")
+        modes[name] = WatchMode(mode)
+    return tuple(replace(root, watch=modes.get(root.name, root.watch)) for root in roots)
 
 
 def _root(text: str) -> ExportedRoot:

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 from typing import Self
 
@@ -36,9 +36,28 @@ _RETRY_S = 0.5
 _LINE_EVERY_S = 5.0
 
 
-async def follow(call: Call, job: str, run_id: str) -> RunView:
+def has_ended(run: RunView) -> bool:
+    """Whether a run has ended or is held."""
+    return run.outcome != "running"
+
+
+def has_audited(run: RunView) -> bool:
+    """Whether a run has ended, or has compared everything once more if it is one that does not end."""
+    kept = run.monitor
+    return has_ended(run) or (kept is not None and kept.audits_answered >= kept.audits_asked)
+
+
+def has_let_go(run: RunView) -> bool:
+    """Whether a run that was approved has ended, or holds nothing any more if it does not end."""
+    return has_ended(run) or (run.monitor is not None and run.plan is None)
+
+
+async def follow(
+    call: Call, job: str, run_id: str, is_over: Callable[[RunView], bool] = has_ended
+) -> RunView:
     """Wait until a run ended or is held, and return it. `run_id` may be empty: the next one.
 
+    Of one that does not end, `is_over` may say for what else to wait.
     A coordinator that goes away is replaced by another of those named. Raises `CommandFailed` when
     nobody answered for `PATIENCE_S`, or when there is no such run.
     """
@@ -54,7 +73,7 @@ async def follow(call: Call, job: str, run_id: str) -> RunView:
                     patient_until = loop.time() + PATIENCE_S
                     run_id = run.id
                     display.show(run)
-                    if run.outcome != "running":
+                    if is_over(run):
                         return run
                 await asyncio.sleep(_RETRY_S)  # the stream ended early: its coordinator stops
             except NobodyAnswered as silence:
@@ -111,8 +130,20 @@ class _Display:
         if self._bar is not None:
             self._bar.stop()
 
+    def _show_monitor(self, run: RunView) -> None:
+        done = (
+            f"{run.files_copied} copied, {run.files_updated} updated, {run.files_deleted} deleted, "
+            f"{run.files_renamed} renamed, {human_bytes(run.bytes_copied)}"
+        )
+        text = f"follows changes: {done}" + (f"; {run.reason}" if run.reason else "")
+        if text != self._said:
+            self._said = text
+            say(f"{self._job} {run.id}: {text}")
+
     def show(self, run: RunView) -> None:
         """Show how far it is."""
+        if run.monitor is not None:
+            self._show_monitor(run)
         now = run.progress
         if now is None:
             return

@@ -11,12 +11,12 @@ from baton.v1.coordinator_pb2 import (
     ListRunsRequest,
 )
 from cli.command import Call, remote
-from cli.exits import Exit, exit_of_outcome
+from cli.exits import Exit, exit_of_run
 from cli.group import new_group
 from cli.output import human_bytes, human_time, print_fields, print_line, print_table, say
-from cli.progress import follow
+from cli.progress import follow, has_let_go
 from coordinator.convert import run_from_wire
-from coordinator.views import RunView
+from coordinator.views import ProblemView, RunView
 
 app = new_group()
 
@@ -68,7 +68,7 @@ async def approve(
     request = ApproveRunRequest(job=job, run=run)
     view = run_from_wire(await call.client.ask(call.client.stub.ApproveRun, request))
     if wait:
-        return finish_run(call, await follow(call, job, run))
+        return finish_run(call, await follow(call, job, run, has_let_go))
     say(f"approved: run {view.id} of {view.job} goes on")
     call.show(view, lambda: None)
     return None
@@ -89,7 +89,7 @@ def finish_run(call: Call, view: RunView) -> Exit:
     if view.outcome == "blocked":
         reasons = "".join(f"\n  {hold.member}: {hold.detail}" for hold in view.holds)
         say(f"held by a guard:{reasons}\nto let it pass: baton run approve {view.job} {view.id}")
-    return exit_of_outcome(view.outcome)
+    return exit_of_run(view.outcome, view.errors_total)
 
 
 def _print_list(runs: list[RunView]) -> None:
@@ -128,6 +128,9 @@ def print_run(run: RunView) -> None:
             f"{run.files_renamed} renamed",
             "bytes": f"{human_bytes(run.bytes_copied)} copied, {human_bytes(run.bytes_sent)} sent",
             "conflicts": run.conflicts or None,
+            "audits": run.monitor
+            and f"{run.monitor.audits} made, {run.monitor.audit_found} changes found that no event told",
+            "degraded": run.monitor and (run.monitor.degraded or None),
             "plan": run.plan,
         }
     )
@@ -139,7 +142,19 @@ def print_run(run: RunView) -> None:
         )
     for hold in run.holds:
         print_line(f"held: {hold.member}: {hold.detail} ({hold.reason})")
-    for error in run.errors:
-        print_line(f"error: {error.member} {error.path}: {error.what}: {error.detail}")
+    for problem in (*run.conflict_paths, *run.errors):
+        print_problem(problem)
     if run.errors_total > len(run.errors):
-        print_line(f"and {run.errors_total - len(run.errors)} more errors")
+        print_line(f"and {run.errors_total - len(run.errors)} more")
+
+
+def print_problem(error: ProblemView) -> None:
+    """Print one thing that a run names: a conflict, what it left out, or an error."""
+    where = f"{error.member} {error.path}".strip()
+    match error.what:
+        case "conflict":
+            print_line(f"conflict: {where}: {error.detail}")
+        case "skipped" | "not-kept":
+            print_line(f"{error.what}: {where}: {error.detail}")
+        case _:
+            print_line(f"error: {where}: {error.what}: {error.detail}")

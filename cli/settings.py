@@ -116,8 +116,9 @@ def word_of_certificates(address: str, tls: Path, environment: Mapping[str, str]
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):
-            path.unlink()
+        with contextlib.suppress(OSError, ValueError):
+            if path.read_text(encoding="utf-8") == str(tls):  # else another's by now
+                path.unlink()
 
 
 def _left_by_up(address: str, environment: Mapping[str, str]) -> Path | None:

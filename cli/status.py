@@ -5,11 +5,14 @@ from collections import Counter
 from baton.v1.coordinator_pb2 import GetStatusRequest
 from cli.command import Call, remote
 from cli.group import new_group
-from cli.output import human_age, print_line, print_table
+from cli.output import coordinator_state, human_age, print_line, print_table
 from coordinator.convert import status_from_wire
 from coordinator.views import JobView, StatusView
 
 app = new_group()
+
+_NAMED = 5
+"""How many jobs are warned of one by one."""
 
 
 @remote(app, "status")
@@ -22,11 +25,18 @@ async def status(call: Call) -> None:
 
 def _print(view: StatusView) -> None:
     print_line(f"answered by {view.answered_by}")
+    for warning in view.warnings:
+        print_line(f"warning: {warning}")
+    alone = [job for job in view.jobs if job.takeover.warning]
+    for job in alone[:_NAMED]:
+        print_line(f"warning: job {job.name}: {job.takeover.warning}")
+    if len(alone) > _NAMED:
+        print_line(f"warning: nor could anybody take over {len(alone) - _NAMED} more jobs")
     print_line("")
     print_table(
         ("coordinator", "address", "jobs", "version", "state"),
         (
-            (one.name, one.address, one.jobs_owned, one.version, "drains" if one.draining else "up")
+            (one.name, one.address, one.jobs_owned, one.version, coordinator_state(one))
             for one in view.coordinators
         ),
     )

@@ -22,11 +22,11 @@ from cli.client import Client, connect
 from cli.command import finish
 from cli.exits import CommandFailed, Exit, NobodyAnswered
 from cli.group import new_group
-from cli.local_cluster import LocalCluster
+from cli.local_cluster import LocalCluster, Member
 from cli.output import print_line, say
 from cli.process_options import read_roots
 from cli.settings import ClientSettings, word_of_certificates
-from coordinator.embedded_etcd import start_etcd
+from coordinator.embedded_etcd import EtcdCluster, EtcdMember, start_etcd
 from wire.address import parse_address
 from wire.credentials import load_tls
 
@@ -100,24 +100,26 @@ async def _up(wanted: _Wanted) -> Exit:
     ):
         coordinator = cluster.add_coordinator(NAME, listen=wanted.listen, http=wanted.http)
         worker = cluster.add_worker(NAME, roots, listen=wanted.worker_listen)
-        with word_of_certificates(wanted.listen, cluster.operator_tls, os.environ):
-            running = asyncio.create_task(_introduce(wanted, cluster))
-            stopping = asyncio.create_task(stop.wait())
-            await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            if not stopping.done():
-                running.result()
+        running = asyncio.create_task(_introduce(wanted, cluster))
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if not stopping.done():
+            running.result()
+            # Only now: the port may have been another's, whose word must stay.
+            with word_of_certificates(wanted.listen, cluster.operator_tls, os.environ):
                 print_line(f"status page: http://{wanted.http}/")
                 say(f"certificates for other programs: --tls {cluster.operator_tls}")
                 say(f"ready; baton commands ask {wanted.listen}; Ctrl-C stops everything")
-                ends = [asyncio.create_task(one.wait()) for one in (coordinator, worker)]
+                parts: list[Member | EtcdMember] = [coordinator, worker, *etcd.members]
+                ends = [asyncio.create_task(_wait(one)) for one in parts]
                 await asyncio.wait({*ends, stopping}, return_when=asyncio.FIRST_COMPLETED)
                 for ending in ends:
                     ending.cancel()
                 await asyncio.gather(*ends, return_exceptions=True)
-            failed = None if stopping.done() else _first_end(cluster)
-            for task in (running, stopping):
-                task.cancel()
-            await asyncio.gather(running, stopping, return_exceptions=True)
+        failed = None if stopping.done() else _first_end(cluster, etcd)
+        for task in (running, stopping):
+            task.cancel()
+        await asyncio.gather(running, stopping, return_exceptions=True)
     if failed is not None:
         raise failed
     say("stopped")
@@ -173,8 +175,15 @@ async def _register(client: Client, address: str) -> None:
         await asyncio.sleep(_POLL_S)
 
 
-def _first_end(cluster: LocalCluster) -> CommandFailed:
+async def _wait(part: Member | EtcdMember) -> None:
+    await part.wait()
+
+
+def _first_end(cluster: LocalCluster, etcd: EtcdCluster) -> CommandFailed:
     """Say which process ended by itself, with the last it said."""
+    for part in etcd.members:
+        if not part.is_running:
+            return CommandFailed(Exit.FAILED, f"etcd ended: the end of its log:\n{part.log_tail()}")
     for member in cluster.members.values():
         if not member.is_running:
             return CommandFailed(Exit.FAILED, str(member.failure()))

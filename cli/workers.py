@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from baton.v1.coordinator_pb2 import (
+    AcceptAtWorkerRequest,
     AddWorkerRequest,
     GetWorkerRequest,
     ListWorkersRequest,
@@ -15,10 +16,11 @@ from cli.command import Call, remote
 from cli.daemons import register_worker_start
 from cli.group import new_group
 from cli.output import human_bytes, print_fields, print_line, print_table, say
+from coordinator.convert import accepted_from_wire, worker_from_wire
 from coordinator.convert import test_from_wire as tested_from_wire
-from coordinator.convert import worker_from_wire
 from coordinator.views import RootView, WorkerView
 from wire.address import parse_address
+from wire.orders import WatchDescription
 
 app = new_group()
 register_worker_start(app)
@@ -85,6 +87,22 @@ async def remove(call: Call, name: Name) -> None:
     say(f"worker {name} removed")
 
 
+@remote(app, "accept", repeatable=False)
+async def accept(call: Call, name: Name) -> None:
+    """Let a worker take the orders of this etcd cluster, after it was replaced or set back.
+
+    What the worker knew of other clusters, or of what this one has not come to, it forgets: say it only
+    when the etcd before is gone for good, and no coordinator works with it any more.
+    """
+    request = AcceptAtWorkerRequest(name=name)
+    view = accepted_from_wire(await call.client.ask(call.client.stub.AcceptAtWorker, request))
+    say(
+        f"worker {view.name} takes tokens of etcd cluster {view.cluster} "
+        f"and has forgotten {view.forgotten} others"
+    )
+    call.show(view, lambda: None)
+
+
 @remote(app, "test")
 async def test(call: Call, name: Name) -> None:
     """Connect to a worker: who answers, its roots, round trip, throughput."""
@@ -127,14 +145,26 @@ def _print_roots(roots: tuple[RootView, ...]) -> None:
         return
     print_line("")
     print_table(
-        ("root", "path", "access", "free"),
+        ("root", "path", "access", "free", "watched", "pending"),
         (
             (
                 root.name,
                 root.path,
                 "read only" if root.read_only else "read, write",
                 human_bytes(root.free_bytes) if root.available else "not there",
+                _watched(root.watch),
+                str(root.watch.pending),
             )
             for root in roots
         ),
     )
+    for root in roots:
+        if root.watch.reason:
+            print_line(f"{root.name}: {root.watch.reason}")
+
+
+def _watched(watch: WatchDescription) -> str:
+    if watch.phase == "idle":
+        return "never" if watch.mode == "never" else "no"
+    by = f"by {watch.source}, {watch.directories} directories"
+    return by if watch.phase == "watching" else f"{watch.phase}: {by}"

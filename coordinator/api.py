@@ -6,9 +6,10 @@ process, else passed on to it, once. While a job has no owner, a request waits a
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeVar
 
 import grpc
@@ -17,19 +18,22 @@ import structlog
 
 from baton.v1 import coordinator_pb2 as pb
 from baton.v1 import coordinator_pb2_grpc
-from coordinator import convert, present
+from coordinator import clocks, convert, present
 from coordinator.catalog import Job
+from coordinator.clocks import Clocks
 from coordinator.cluster import AlreadyThere, Cluster, Contended, Invalid, NotFound
 from coordinator.errors import BadKey, CoordinatorError, StoreUnavailable
+from coordinator.forecast import Forecast, forecast
 from coordinator.job_file import JobFileInvalid, decode_spec
 from coordinator.job_owner import JobOwner, RequestRefused, utc_now
 from coordinator.keys import Family, instant_text, parse_instant
-from coordinator.ledger import Ledger, NotOwner
+from coordinator.ledger import Ledger, LedgerMoved, NotOwner
 from coordinator.ownership import Owner
-from coordinator.placement import Decision, decide
+from coordinator.placement import Decision
 from coordinator.records import RunRecord, StateRecord, decode
 from coordinator.run_order import UnknownWorker
 from coordinator.scheduler import Scheduler
+from coordinator.trash_api import TrashApi
 from coordinator.views import (
     ChangeView,
     CoordinatorView,
@@ -71,6 +75,7 @@ _CODES: tuple[tuple[type[Exception], grpc.StatusCode], ...] = (
     (RequestRefused, grpc.StatusCode.FAILED_PRECONDITION),
     (UnknownWorker, grpc.StatusCode.FAILED_PRECONDITION),
     (NotOwner, grpc.StatusCode.UNAVAILABLE),
+    (LedgerMoved, grpc.StatusCode.UNAVAILABLE),
     (WorkerUnreachable, grpc.StatusCode.UNAVAILABLE),
     (StoreUnavailable, grpc.StatusCode.UNAVAILABLE),
     (CoordinatorError, grpc.StatusCode.INTERNAL),
@@ -83,7 +88,7 @@ def code_of(error: Exception) -> grpc.StatusCode | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Api:
+class Api(TrashApi):
     """One coordinator's answers; `service.bind_service` puts them on the wire."""
 
     node: str
@@ -91,13 +96,19 @@ class Api:
     scheduler: Scheduler
     ledger: Ledger
     credentials: Credentials
+    clocks: Clocks
 
     # The cluster
 
     async def status(self) -> StatusView:
         """Return the cluster at a glance, every worker asked how it is."""
-        workers, jobs = await asyncio.gather(self.cluster.workers(), self._job_views())
-        return StatusView(self.node, self._coordinators(), tuple(workers), tuple(jobs))
+        workers, jobs, offsets = await asyncio.gather(
+            self.cluster.workers(), self._job_views(), self._offsets()
+        )
+        trouble = [self.ledger.full] if self.ledger.full else []
+        warnings = (*trouble, *clocks.warnings(offsets))
+        coordinators = self._coordinators(offsets)
+        return StatusView(self.node, coordinators, tuple(workers), tuple(jobs), warnings)
 
     async def get_status(self, _: pb.GetStatusRequest, _caller: Identity) -> pb.ClusterStatus:
         """Answer `baton status`."""
@@ -107,13 +118,25 @@ class Api:
         self, _: pb.ListCoordinatorsRequest, _caller: Identity
     ) -> pb.ListCoordinatorsResponse:
         """Answer `baton coordinator list`."""
-        coordinators = [convert.coordinator_to_wire(one) for one in self._coordinators()]
+        found = self._coordinators(await self._offsets())
+        coordinators = [convert.coordinator_to_wire(one) for one in found]
         return pb.ListCoordinatorsResponse(coordinators=coordinators)
 
-    def _coordinators(self) -> tuple[CoordinatorView, ...]:
+    async def _offsets(self) -> dict[str, float | None]:
+        return await self.clocks.offsets(self.scheduler.catalog.coordinators)
+
+    def _coordinators(
+        self, offsets_s: Mapping[str, float | None] = MappingProxyType({})
+    ) -> tuple[CoordinatorView, ...]:
         owners = Counter(owner.node for owner in self.scheduler.election.owners.values())
         return tuple(
-            present.coordinator_view(name, record, owners[name])
+            present.coordinator_view(
+                name,
+                record,
+                owners[name],
+                draining=name in self.scheduler.catalog.drains,
+                clock_offset_s=offsets_s.get(name),
+            )
             for name, record in sorted(self.scheduler.catalog.coordinators.items())
         )
 
@@ -147,6 +170,13 @@ class Api:
     async def test_worker(self, request: pb.TestWorkerRequest, _caller: Identity) -> pb.WorkerTest:
         """Answer `baton worker test`."""
         return convert.test_to_wire(await self.cluster.test_worker(request.name))
+
+    async def accept_at_worker(
+        self, request: pb.AcceptAtWorkerRequest, caller: Identity
+    ) -> pb.AcceptAtWorkerResponse:
+        """Answer `baton worker accept`."""
+        log.warning("cluster_accepted", worker=request.name, by=str(caller))
+        return convert.accepted_to_wire(await self.cluster.accept_at_worker(request.name))
 
     # Jobs
 
@@ -184,7 +214,9 @@ class Api:
     ) -> pb.ExplainJobResponse:
         """Answer `baton job explain`."""
         job = await self._job(request.name)
-        view = present.explain_view(job, self._owner_of(request.name), self._decide(job))
+        state = await self.ledger.state(request.name)
+        owner = self._owner_of(request.name)
+        view = present.explain_view(job, state, owner, self._decide(job), self._forecast(job))
         return convert.explain_to_wire(view)
 
     async def _job(self, name: str) -> Job:
@@ -210,26 +242,32 @@ class Api:
 
     def _job_view(self, job: Job, state: StateRecord) -> JobView:
         owner = self._owner_of(job.spec.name)
-        return present.job_view(job, state, owner, self._decide(job), utc_now())
+        ahead = self._forecast(job)
+        return present.job_view(job, state, owner, self._decide(job), ahead, utc_now())
+
+    def _forecast(self, job: Job) -> Forecast:
+        owner = self._owner_of(job.spec.name)
+        node = None if owner is None else owner.node
+        without = self.scheduler.decide(job, without=node)
+        return forecast(job.spec.placement, job.spec.lease_ttl.seconds, node, without)
 
     def _owner_of(self, name: str) -> Owner | None:
         return self.scheduler.election.owners.get(name)
 
     def _decide(self, job: Job) -> Decision:
-        nodes = self.scheduler.catalog.coordinators
-        draining = [node for node, record in nodes.items() if record.draining]
-        return decide(job.spec.name, job.spec.placement, nodes, draining=draining)
+        return self.scheduler.decide(job)
 
     # Runs
 
-    async def run_job(self, request: pb.RunJobRequest, _caller: Identity) -> pb.RunJobResponse:
+    async def run_job(self, request: pb.RunJobRequest, caller: Identity) -> pb.RunJobResponse:
         """Answer `baton job run`."""
+        by = asker(request, caller)
 
         async def here(owner: JobOwner) -> pb.RunJobResponse:
-            return pb.RunJobResponse(job=request.name, run=await owner.request_run())
+            return pb.RunJobResponse(job=request.name, run=await owner.request_run(by))
 
         async def there(stub: "Stub") -> pb.RunJobResponse:
-            passed_on = pb.RunJobRequest(name=request.name, forwarded=True)
+            passed_on = pb.RunJobRequest(name=request.name, forwarded=True, by=by)
             return await stub.RunJob(passed_on, timeout=FORWARD_S)
 
         return await self._at_owner(request.name, request.forwarded, here, there)
@@ -330,19 +368,21 @@ class Api:
     async def preview_job(
         self, request: pb.PreviewJobRequest, _caller: Identity
     ) -> AsyncIterator[pb.PreviewJobResponse]:
-        """Answer `baton job preview`: the changes, then how planning ended."""
+        """Answer `baton job preview` and `baton verify`: changes or differences, then the end."""
         await self._job(request.name)
         owner = await self._reach_owner(request.name, here_only=request.forwarded)
         if isinstance(owner, str):
             async with self._channel_to(owner) as channel:
-                passed_on = pb.PreviewJobRequest(name=request.name, forwarded=True)
+                passed_on = pb.PreviewJobRequest(
+                    name=request.name, forwarded=True, verify=request.verify
+                )
                 async for answer in coordinator_pb2_grpc.CoordinatorStub(channel).PreviewJob(
                     passed_on
                 ):
                     yield answer
             return
         batches: asyncio.Queue[tuple[PlannedChange, ...] | None] = asyncio.Queue()
-        planning = asyncio.create_task(owner.preview(batches.put_nowait))
+        planning = asyncio.create_task(owner.preview(batches.put_nowait, verify=request.verify))
         planning.add_done_callback(lambda _: batches.put_nowait(None))
         try:
             while (batch := await batches.get()) is not None:
@@ -432,12 +472,21 @@ async def _connects(channel: grpc.aio.Channel) -> bool:
     return True
 
 
+def asker(
+    request: pb.RunJobRequest | pb.RestartJobRequest | pb.DrillJobRequest, caller: Identity
+) -> str:
+    """Return who asks: a coordinator that passes a request on says for whom."""
+    passed_on = request.forwarded and caller.role is Role.COORDINATOR
+    return request.by if passed_on and request.by else str(caller)
+
+
 def _text(path: bytes) -> str:
     return path.decode("utf-8", "surrogateescape")
 
 
 def _change_view(change: PlannedChange) -> ChangeView:
-    return ChangeView(_text(change.path), change.member, change.action, change.kind, change.size)
+    path, origin = _text(change.path), _text(change.origin)
+    return ChangeView(path, change.member, change.action, change.kind, change.size, origin)
 
 
 def _preview_end(ended: RunEnded) -> PreviewView:
@@ -446,4 +495,4 @@ def _preview_end(ended: RunEnded) -> PreviewView:
         for one in ended.problems
     )
     holds = tuple(HoldView(one.reason.value, one.member, one.detail) for one in ended.holds)
-    return PreviewView((), problems, holds, ended=True, outcome=ended.outcome.value)
+    return PreviewView((), problems, holds, True, ended.outcome.value, ended.counts.files_scanned)

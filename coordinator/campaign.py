@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from coordinator.claim_budget import DEFAULT_PER_S
 from coordinator.ownership import LostReason, Ownership
 
 RANK_DELAY_S = 0.05
@@ -18,6 +19,8 @@ class Candidacy:
     """0 for the best placed node; the claim comes `rank` x 50 ms after the vacancy."""
     ttl_s: int
     reason: str = "vacant"
+    later_s: float = 0.0
+    """By how much more the claim comes later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,8 @@ class Campaign:
     lost: Callable[[str, LostReason], None]
     """Called once after each `gained`, at its end whatever the reason, also for a release."""
     wall: Callable[[], datetime] = lambda: datetime.now(UTC)
+    claims_per_s: float = DEFAULT_PER_S
+    """How many jobs it claims a second at most, after a first burst."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,4 +50,4 @@ class PlannedClaim:
     @property
     def due(self) -> float:
         """When to claim, on the election's clock."""
-        return self.vacant_at + self.candidacy.rank * RANK_DELAY_S
+        return self.vacant_at + self.candidacy.rank * RANK_DELAY_S + self.candidacy.later_s

@@ -4,8 +4,11 @@ Any coordinator can do this: everything is a transaction on etcd that compares w
 """
 
 import asyncio
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+import msgspec
 
 from coordinator.conflicts import conflicts
 from coordinator.errors import CoordinatorError
@@ -14,10 +17,18 @@ from coordinator.job_file import JobFileInvalid, diff, spec_from_plain, spec_to_
 from coordinator.job_owner import utc_now
 from coordinator.keys import Family, Keys, check_name
 from coordinator.ledger import Ledger
-from coordinator.records import JobRecord, WorkerRecord, decode, encode
-from coordinator.store import Compare, Delete, Field, Put, Store
-from coordinator.views import AppliedView, RootView, WorkerTestView, WorkerView
-from coordinator.worker_client import WorkerUnreachable, describe, measure
+from coordinator.records import (
+    DrainRecord,
+    JobRecord,
+    PauseRecord,
+    WorkerRecord,
+    decode,
+    encode,
+)
+from coordinator.store import Compare, Delete, Field, Get, Put, Store
+from coordinator.views import AcceptedView, AppliedView, RootView, WorkerTestView, WorkerView
+from coordinator.worker_client import WorkerUnreachable, accept_cluster, describe, measure
+from syncengine.model import Rule
 from wire.address import parse_address
 from wire.channel import Credentials
 from wire.errors import AddressInvalid
@@ -66,6 +77,7 @@ class Cluster:
         others.update({spec.name: spec for spec in specs})
         problems, warnings = [], {}
         described = await self._describe_workers(specs)
+        nodes = await self._known_coordinators() if any(s.placement.nodes for s in specs) else set()
         for spec in specs:
             if create_only and spec.name in known:
                 raise AlreadyThere(
@@ -74,6 +86,10 @@ class Cluster:
                 )
             own, warnings[spec.name] = _check_members(spec, described)
             problems += own
+            if spec.name not in known or known[spec.name][0].placement != spec.placement:
+                refused, doubts = _check_placement(spec, nodes)
+                problems += refused
+                warnings[spec.name] += doubts
             problems += [f"{spec.name}: {p}" for p in conflicts(spec, others.values())]
         if problems:
             raise Invalid("\n".join(dict.fromkeys(problems)))
@@ -89,11 +105,28 @@ class Cluster:
                 if before is None and not dry_run:
                     await self.ledger.forget(spec.name)  # what an unfinished deletion left
                 if not dry_run:
-                    await self._put_job(spec, generation, before[2] if before else 0, by)
+                    record = JobRecord(
+                        spec=spec_to_plain(spec),
+                        generation=generation,
+                        changed_by=by,
+                        changed_at=utc_now(),
+                        made=before[1].made if before else secrets.token_hex(8),
+                        paused=before[1].paused if before else None,
+                    )
+                    await self._put_job(spec.name, record, before[2] if before else 0)
             applied.append(
                 AppliedView(spec.name, action, differences, generation, tuple(warnings[spec.name]))
             )
         return applied
+
+    async def _known_coordinators(self) -> set[str]:
+        """Return the names of all coordinators that are there, or were before."""
+        names: set[str] = set()
+        for family in (Family.COORDINATORS, Family.LIVES, Family.DRAINS):
+            prefix = self.keys.under(family)
+            found = await self.store.range(prefix)
+            names |= {kv.key.removeprefix(prefix) for kv in found.kvs}
+        return names
 
     async def has_job(self, name: str) -> bool:
         """Say whether a job is defined."""
@@ -128,18 +161,57 @@ class Cluster:
             jobs[spec.name] = (spec, record, kv.mod_revision)
         return jobs
 
-    async def _put_job(self, spec: JobSpec, generation: int, revision: int, by: str) -> None:
-        key = self.keys.job(spec.name)
-        record = JobRecord(
-            spec=spec_to_plain(spec), generation=generation, changed_by=by, changed_at=utc_now()
-        )
+    async def pause(self, name: str, *, by: str) -> None:
+        """Let nothing of a job go on until `resume`; one that is paused stays so as it is."""
+        record, revision = await self._job_record(name)
+        if record.paused is None:
+            paused = PauseRecord(by=by, since=utc_now())
+            await self._put_job(name, msgspec.structs.replace(record, paused=paused), revision)
+
+    async def resume(self, name: str) -> None:
+        """Let a job go on; one that is not paused does."""
+        record, revision = await self._job_record(name)
+        if record.paused is not None:
+            await self._put_job(name, msgspec.structs.replace(record, paused=None), revision)
+
+    async def _job_record(self, name: str) -> tuple[JobRecord, int]:
+        _check_label("NAME", name)
+        kv = await self.store.get(self.keys.job(name))
+        if kv is None:
+            raise NotFound(f"there is no job {name}: 'baton job list' shows those there are")
+        return decode(kv.value, JobRecord), kv.mod_revision
+
+    async def _put_job(self, name: str, record: JobRecord, revision: int) -> None:
+        key = self.keys.job(name)
         result = await self.store.txn(
             [Compare(key, Field.MOD, revision)], [Put(key, encode(record))]
         )
         if not result.succeeded:
-            raise Contended(
-                f"job {spec.name} was changed by somebody else just now: look, try again"
+            raise Contended(f"job {name} was changed by somebody else just now: look, try again")
+
+    # Coordinators
+
+    async def drain(self, name: str, *, by: str) -> None:
+        """Say that a coordinator takes no jobs, and gives up those that it has; raises NotFound."""
+        _check_label("NAME", name)
+        if await self.store.get(self.keys.coordinator(name)) is None:
+            raise NotFound(
+                f"there is no coordinator {name} up: 'baton coordinator list' shows those there are"
             )
+        record = DrainRecord(by=by, since=utc_now())
+        key = self.keys.drain(name)
+        await self.store.txn([Compare(key, Field.CREATE, 0)], [Put(key, encode(record))])
+
+    async def undrain(self, name: str) -> None:
+        """Let a coordinator take jobs again; raises NotFound for one that is not there nor drained."""
+        _check_label("NAME", name)
+        key = self.keys.drain(name)
+        known = await self.store.txn((), [Get(key), Get(self.keys.coordinator(name))])
+        if all(kv is None for kv in known.gets):
+            raise NotFound(
+                f"there is no coordinator {name}: 'baton coordinator list' shows those there are"
+            )
+        await self.store.txn((), [Delete(key)])
 
     async def _describe_workers(
         self, specs: Sequence[JobSpec]
@@ -234,6 +306,21 @@ class Cluster:
             throughput,
         )
 
+    async def accept_at_worker(self, name: str) -> AcceptedView:
+        """Have a worker take tokens of this etcd cluster as it is now; raises NotFound, Contended.
+
+        A token beyond the present revision is none of this cluster: it was set back to a backup.
+        """
+        record = await self._worker_record(name)
+        cluster_id = await self.store.cluster_id()
+        revision = (await self.store.txn((), [Get(self.keys.worker(name))])).revision
+        gone = await accept_cluster(name, record.address, self.credentials, cluster_id, revision)
+        return AcceptedView(name, f"{cluster_id:x}", revision, gone)
+
+    async def address_of(self, name: str) -> str:
+        """Return where a worker is said to listen; raises NotFound, Invalid."""
+        return (await self._worker_record(name)).address
+
     async def _worker_record(self, name: str) -> WorkerRecord:
         _check_label("NAME", name)
         kv = await self.store.get(self.keys.worker(name))
@@ -262,7 +349,7 @@ class Cluster:
 
 def _roots(described: WorkerDescription) -> tuple[RootView, ...]:
     return tuple(
-        RootView(root.name, root.path, root.read_only, root.available, root.free_bytes)
+        RootView(root.name, root.path, root.read_only, root.available, root.free_bytes, root.watch)
         for root in described.roots
     )
 
@@ -280,9 +367,7 @@ def _check_members(
     """Return what is wrong with a job's members, and what could not be checked."""
     problems: list[str] = []
     warnings: list[str] = []
-    fields = [("source", spec.source_member)]
-    fields += [(f"targets[{place}]", one) for place, one in enumerate(spec.target_members)]
-    for field, member in fields:
+    for field, member in spec.named_members:
         found = described[member.worker]
         where = f"{spec.name}: {field}: {member}"
         if found is None:
@@ -293,16 +378,37 @@ def _check_members(
         elif isinstance(found, str):
             warnings.append(f"{field}: {member} could not be checked: {found}")
         else:
-            problems += _check_root(where, field, member, found)
+            role = _role(spec, field)
+            problems += _check_root(where, role, member, found)
     return problems, warnings
 
 
-def _check_root(where: str, field: str, member: Member, worker: WorkerDescription) -> list[str]:
+def _check_placement(spec: JobSpec, known: set[str]) -> tuple[list[str], list[str]]:
+    """Return why a job could wait for ever for a coordinator that nobody knows, or what is doubtful."""
+    unknown = [node for node in spec.placement.nodes if node not in known]
+    if not unknown:
+        return [], []
+    there = ", ".join(sorted(known)) or "none"
+    what = f"there is no coordinator {', '.join(unknown)}, and there was none; known: {there}"
+    if spec.placement.fallback:
+        return [], [f"placement.nodes: {what}"]
+    advice = "start it first, name another, or allow fallback"
+    return [f"{spec.name}: placement.nodes: {what}: with fallback: false, {advice}"], []
+
+
+def _role(spec: JobSpec, field: str) -> str:
+    """Say as what a job writes to the member that a field names; empty when it only reads there."""
+    if field != "source":
+        return "a target" if spec.rule.is_one_way else f"a member of rule {spec.rule}"
+    return f"the source of rule {spec.rule}" if spec.rule is Rule.MOVE else ""
+
+
+def _check_root(where: str, role: str, member: Member, worker: WorkerDescription) -> list[str]:
     root = next((one for one in worker.roots if one.name == member.root), None)
     if root is None:
         names = ", ".join(one.name for one in worker.roots) or "none"
         return [f"{where}: worker {member.worker} exports no root {member.root}; it has {names}"]
-    if root.read_only and field != "source":
+    if root.read_only and role:
         how = f"start worker {member.worker} with --root {member.root}={root.path}"
-        return [f"{where}: root {member.root} is read-only and cannot be a target: {how}"]
+        return [f"{where}: root {member.root} is read-only and cannot be {role}: {how}"]
     return []

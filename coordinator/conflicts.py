@@ -54,6 +54,13 @@ def _field(job: JobSpec, member: Member) -> str:
 
 
 def _feeds(first: JobSpec, second: JobSpec) -> bool:
+    """Say whether one job reads what another writes.
+
+    A job of `sync` or `exchange` reads what it writes, and is no loop for that. Nor can it be part of
+    one: what feeds it writes to a member of it, and that is refused as such.
+    """
+    if first is second and not first.rule.is_one_way:
+        return False
     return any(members_overlap(out, into) for out in _written(first) for into in _read(second))
 
 

@@ -1,9 +1,11 @@
 """The Coordinator service's messages to and from the values of `coordinator.views`."""
 
 import json
+from collections.abc import Iterable, Mapping
 
 from baton.v1 import common_pb2, coordinator_pb2
 from coordinator import views
+from wire import worker_convert
 
 
 def _text(path: bytes) -> str:
@@ -24,6 +26,9 @@ def coordinator_to_wire(view: views.CoordinatorView) -> coordinator_pb2.Coordina
         since=view.since or "",
         jobs_owned=view.jobs_owned,
         draining=view.draining,
+        held_until=view.held_until or "",
+        held=view.held,
+        clock_offset_s=view.clock_offset_s,
     )
 
 
@@ -37,6 +42,9 @@ def coordinator_from_wire(message: coordinator_pb2.CoordinatorInfo) -> views.Coo
         message.since or None,
         message.jobs_owned,
         message.draining,
+        message.held_until or None,
+        message.held,
+        message.clock_offset_s if message.HasField("clock_offset_s") else None,
     )
 
 
@@ -57,6 +65,7 @@ def worker_to_wire(view: views.WorkerView) -> coordinator_pb2.WorkerInfo:
                 read_only=root.read_only,
                 available=root.available,
                 free_bytes=root.free_bytes,
+                watch=worker_convert.watch_to_wire(root.watch),
             )
             for root in view.roots
         ],
@@ -75,7 +84,14 @@ def worker_from_wire(message: coordinator_pb2.WorkerInfo) -> views.WorkerView:
         identity=message.identity,
         version=message.version,
         roots=tuple(
-            views.RootView(root.name, root.path, root.read_only, root.available, root.free_bytes)
+            views.RootView(
+                root.name,
+                root.path,
+                root.read_only,
+                root.available,
+                root.free_bytes,
+                worker_convert.watch_from_wire(root.watch),
+            )
             for root in message.roots
         ),
         orders_refused=message.orders_refused,
@@ -128,11 +144,9 @@ def job_to_wire(view: views.JobView) -> coordinator_pb2.JobStatus:
         last_run=view.last_run or "",
         last_outcome=view.last_outcome or "",
         last_success=view.last_success or "",
-        exposure=[
-            coordinator_pb2.TargetExposure(target=target, exposure_s=age)
-            for target, age in view.exposure_s.items()
-        ],
+        exposure=exposure_messages(view.exposure_s),
         generation=view.generation,
+        takeover=_takeover_to_wire(view.takeover),
     )
 
 
@@ -150,12 +164,47 @@ def job_from_wire(message: coordinator_pb2.JobStatus) -> views.JobView:
         last_run=message.last_run or None,
         last_outcome=message.last_outcome or None,
         last_success=message.last_success or None,
-        exposure_s={
-            one.target: one.exposure_s if one.HasField("exposure_s") else None
-            for one in message.exposure
-        },
+        exposure_s=exposure_by_target(message.exposure),
         generation=message.generation,
         spec=json.loads(message.spec),
+        takeover=_takeover_from_wire(message.takeover),
+    )
+
+
+def exposure_messages(
+    exposure_s: Mapping[str, float | None],
+) -> list[coordinator_pb2.TargetExposure]:
+    """Return the messages of an exposure by target."""
+    return [
+        coordinator_pb2.TargetExposure(target=target, exposure_s=age)
+        for target, age in exposure_s.items()
+    ]
+
+
+def exposure_by_target(
+    messages: Iterable[coordinator_pb2.TargetExposure],
+) -> dict[str, float | None]:
+    """Return an exposure by target."""
+    return {one.target: one.exposure_s if one.HasField("exposure_s") else None for one in messages}
+
+
+def _takeover_to_wire(view: views.TakeoverView) -> coordinator_pb2.Takeover:
+    return coordinator_pb2.Takeover(
+        next_owner=view.next_owner or "",
+        rule=view.rule,
+        worst_s=view.worst_s,
+        worst_with_etcd_s=view.worst_with_etcd_s,
+        warning=view.warning,
+    )
+
+
+def _takeover_from_wire(message: coordinator_pb2.Takeover) -> views.TakeoverView:
+    return views.TakeoverView(
+        message.next_owner or None,
+        message.rule,
+        message.worst_s,
+        message.worst_with_etcd_s,
+        message.warning,
     )
 
 
@@ -201,10 +250,20 @@ def run_to_wire(view: views.RunView) -> coordinator_pb2.Run:
         ),
         problems=[_problem_to_wire(problem) for problem in view.errors],
         problems_total=view.errors_total,
+        conflict_paths=[_problem_to_wire(conflict) for conflict in view.conflict_paths],
         holds=[_hold_to_wire(hold) for hold in view.holds],
         plan=view.plan or "",
         reason=view.reason,
         progress=progress,
+        monitor=None
+        if view.monitor is None
+        else coordinator_pb2.RunMonitor(
+            audits=view.monitor.audits,
+            audit_found=view.monitor.audit_found,
+            audits_asked=view.monitor.audits_asked,
+            audits_answered=view.monitor.audits_answered,
+            degraded=view.monitor.degraded,
+        ),
     )
 
 
@@ -249,9 +308,21 @@ def run_from_wire(message: coordinator_pb2.Run) -> views.RunView:
         conflicts=counts.conflicts,
         errors=tuple(_problem_from_wire(problem) for problem in message.problems),
         errors_total=message.problems_total,
+        conflict_paths=tuple(_problem_from_wire(one) for one in message.conflict_paths),
         holds=tuple(_hold_from_wire(hold) for hold in message.holds),
         plan=message.plan or None,
         progress=progress,
+        monitor=_monitor_from_wire(message.monitor) if message.HasField("monitor") else None,
+    )
+
+
+def _monitor_from_wire(message: coordinator_pb2.RunMonitor) -> views.MonitorView:
+    return views.MonitorView(
+        message.audits,
+        message.audit_found,
+        message.audits_asked,
+        message.audits_answered,
+        message.degraded,
     )
 
 
@@ -265,6 +336,7 @@ def preview_to_wire(view: views.PreviewView) -> coordinator_pb2.PreviewJobRespon
                 action=change.action,
                 kind=change.kind,
                 size=change.size,
+                origin=_path(change.origin),
             )
             for change in view.changes
         ],
@@ -272,6 +344,7 @@ def preview_to_wire(view: views.PreviewView) -> coordinator_pb2.PreviewJobRespon
         holds=[_hold_to_wire(hold) for hold in view.holds],
         ended=view.ended,
         outcome=view.outcome,
+        files=view.files,
     )
 
 
@@ -280,7 +353,12 @@ def preview_from_wire(message: coordinator_pb2.PreviewJobResponse) -> views.Prev
     return views.PreviewView(
         changes=tuple(
             views.ChangeView(
-                _text(change.path), change.member, change.action, change.kind, change.size
+                _text(change.path),
+                change.member,
+                change.action,
+                change.kind,
+                change.size,
+                _text(change.origin),
             )
             for change in message.changes
         ),
@@ -288,7 +366,20 @@ def preview_from_wire(message: coordinator_pb2.PreviewJobResponse) -> views.Prev
         holds=tuple(_hold_from_wire(hold) for hold in message.holds),
         ended=message.ended,
         outcome=message.outcome,
+        files=message.files,
     )
+
+
+def accepted_to_wire(view: views.AcceptedView) -> coordinator_pb2.AcceptAtWorkerResponse:
+    """Return the message of a cluster that was accepted."""
+    return coordinator_pb2.AcceptAtWorkerResponse(
+        name=view.name, cluster=view.cluster, revision=view.revision, forgotten=view.forgotten
+    )
+
+
+def accepted_from_wire(message: coordinator_pb2.AcceptAtWorkerResponse) -> views.AcceptedView:
+    """Return what was accepted."""
+    return views.AcceptedView(message.name, message.cluster, message.revision, message.forgotten)
 
 
 def applied_to_wire(view: views.AppliedView) -> coordinator_pb2.AppliedJob:
@@ -316,14 +407,24 @@ def applied_from_wire(message: coordinator_pb2.AppliedJob) -> views.AppliedView:
 def explain_to_wire(view: views.ExplainView) -> coordinator_pb2.ExplainJobResponse:
     """Return the message of an explanation."""
     return coordinator_pb2.ExplainJobResponse(
-        name=view.name, owner=view.owner or "", reasons=view.reasons, order=view.order
+        name=view.name,
+        owner=view.owner or "",
+        reasons=view.reasons,
+        order=view.order,
+        next_owner=view.next_owner or "",
+        takeover_s=view.takeover_s,
     )
 
 
 def explain_from_wire(message: coordinator_pb2.ExplainJobResponse) -> views.ExplainView:
     """Return the explanation of a message."""
     return views.ExplainView(
-        message.name, message.owner or None, tuple(message.reasons), tuple(message.order)
+        message.name,
+        message.owner or None,
+        tuple(message.reasons),
+        tuple(message.order),
+        message.next_owner or None,
+        message.takeover_s,
     )
 
 
@@ -334,6 +435,7 @@ def status_to_wire(view: views.StatusView) -> coordinator_pb2.ClusterStatus:
         workers=[worker_to_wire(one) for one in view.workers],
         jobs=[job_to_wire(one) for one in view.jobs],
         answered_by=view.answered_by,
+        warnings=view.warnings,
     )
 
 
@@ -344,6 +446,7 @@ def status_from_wire(message: coordinator_pb2.ClusterStatus) -> views.StatusView
         tuple(coordinator_from_wire(one) for one in message.coordinators),
         tuple(worker_from_wire(one) for one in message.workers),
         tuple(job_from_wire(one) for one in message.jobs),
+        tuple(message.warnings),
     )
 
 

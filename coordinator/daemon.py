@@ -5,14 +5,20 @@ from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import structlog
 
 from coordinator.api import Api, code_of
 from coordinator.catalog import Catalog
+from coordinator.clocks import Clocks, asks
 from coordinator.cluster import Cluster
 from coordinator.config import CoordinatorConfig
-from coordinator.errors import StoreUnavailable
+from coordinator.control_api import ControlApi
+from coordinator.conversation import connect
+from coordinator.errors import StoreDenied, StoreUnavailable
 from coordinator.etcd_store import EtcdStore
+from coordinator.flapping import Flapping, Hold
+from coordinator.guardian_link import GuardianLink
 from coordinator.job_owner import utc_now
 from coordinator.keys import Keys
 from coordinator.lease_session import LeasePool
@@ -20,6 +26,7 @@ from coordinator.ledger import Ledger
 from coordinator.links import WorkerLinks
 from coordinator.presence import Presence, PreviousLife
 from coordinator.records import CoordinatorRecord
+from coordinator.run_room import RunRoom
 from coordinator.scheduler import Scheduler
 from coordinator.service import bind_service
 from coordinator.startup_checks import check_store
@@ -32,7 +39,6 @@ from wire.http import serving_http
 from wire.process import (
     configure_logs,
     locked_state,
-    notify_service_manager,
     stop_signals,
     version,
 )
@@ -54,6 +60,7 @@ class _Parts:
     links: WorkerLinks
     scheduler: Scheduler
     api: Api
+    flapping: Flapping
 
 
 async def run(config: CoordinatorConfig) -> None:
@@ -66,14 +73,28 @@ async def run(config: CoordinatorConfig) -> None:
     with locked_state(config.state), stop_signals() as stop:
         clock = BootClock()
         store = EtcdStore(config.etcd, clock)
+        guardian = GuardianLink.from_environment(lambda: store.serving)
+        guardian.begin(config.name, config.etcd, orphaned=stop.set)
         try:
-            await _coordinate(config, store, clock, stop)
+            await _coordinate(config, store, clock, guardian, stop)
+        except StoreDenied as error:
+            who = f"user {config.etcd.user}" if config.etcd.user else "whoever names no --etcd-user"
+            raise StoreDenied(
+                f"etcd does not let {who} read and write under {config.prefix}: {error}: 'etcdctl "
+                f"role grant-permission ROLE readwrite --prefix=true {config.prefix}' for a role of "
+                "that user, or another --etcd-user"
+            ) from error
         finally:
             await store.close()
+            guardian.leave()
 
 
 async def _coordinate(
-    config: CoordinatorConfig, store: EtcdStore, clock: Clock, stop: asyncio.Event
+    config: CoordinatorConfig,
+    store: EtcdStore,
+    clock: Clock,
+    guardian: GuardianLink,
+    stop: asyncio.Event,
 ) -> None:
     try:
         cluster_id = await store.cluster_id()
@@ -84,6 +105,7 @@ async def _coordinate(
             error.answers,
         ) from error
     leases = LeasePool(store, clock)
+    leases.observe(guardian)
     before = PreviousLife(config.state)
     await before.bury(store)
     leases.observe(before)
@@ -102,47 +124,63 @@ async def _coordinate(
                 instance=parts.presence.instance,
             )
             await parts.presence.claim(record)
+            record = await _begin_life(parts, record)
             await server.start()
-            await _work(config, parts, record, cluster_id, stop)
+            said = _said_when_ready(config, record, cluster_id)
+            await _work(parts, record, guardian, said, stop)
     finally:
         log.info("stopping")
-        notify_service_manager("STOPPING=1")
+        guardian.notify("STOPPING=1")
         await parts.scheduler.stop()
+        await parts.flapping.end()
         await server.stop(STOP_S)
         await parts.links.close()
         await leases.close()
+        guardian.all_revoked()
         log.info("stopped")
 
 
+def _said_when_ready(
+    config: CoordinatorConfig, record: CoordinatorRecord, cluster_id: int
+) -> dict[str, object]:
+    return {
+        "role": "coordinator",
+        "name": config.name,
+        "listen": record.address,
+        "http": record.http,
+        "etcd": list(config.etcd.endpoints),
+        "cluster": f"{cluster_id:x}",
+    }
+
+
 async def _work(
-    config: CoordinatorConfig,
     parts: _Parts,
     record: CoordinatorRecord,
-    cluster_id: int,
+    guardian: GuardianLink,
+    said: dict[str, object],
     stop: asyncio.Event,
 ) -> None:
     """Run the tasks until one ends, which none does by itself, or the process is asked to stop."""
-    tasks = [
+
+    def held_down(hold: Hold | None) -> None:
+        parts.scheduler.hold_down(hold)
+        parts.presence.say(_with_hold(record, hold))
+
+    scheduling = _task("scheduler", parts.scheduler.run())
+    others = [
         _task("catalog", parts.catalog.follow()),
-        _task("scheduler", parts.scheduler.run()),
         _task("presence", parts.presence.keep(record)),
+        _task("flapping", parts.flapping.run(held_down)),
     ]
+    tasks = [scheduling, *others]
     checks = _task("checks", check_store(parts.store, parts.scheduler.keys))
     stopping = _task("stop", stop.wait())
     try:
         ready = _task("ready", _ready(parts))
         await asyncio.wait({ready, stopping, *tasks}, return_when=asyncio.FIRST_COMPLETED)
         if ready.done():
-            log.info(
-                "ready",
-                role="coordinator",
-                name=config.name,
-                listen=record.address,
-                http=record.http,
-                etcd=list(config.etcd.endpoints),
-                cluster=f"{cluster_id:x}",
-            )
-            notify_service_manager("READY=1")
+            log.info("ready", **said)
+            guardian.notify("READY=1")
         else:
             ready.cancel()
         await asyncio.wait({stopping, *tasks}, return_when=asyncio.FIRST_COMPLETED)
@@ -151,11 +189,12 @@ async def _work(
                 task.result()
     finally:
         # The scheduler's own tasks go on until `stop`: they hand their jobs over then.
-        for task in (checks, stopping, tasks[0], tasks[2]):
+        ending = [checks, stopping, *others]
+        for task in ending:
             task.cancel()
-        await asyncio.gather(checks, stopping, tasks[0], tasks[2], return_exceptions=True)
-        tasks[1].cancel()
-        await asyncio.gather(tasks[1], return_exceptions=True)
+        await asyncio.gather(*ending, return_exceptions=True)
+        scheduling.cancel()
+        await asyncio.gather(scheduling, return_exceptions=True)
 
 
 def _views(config: CoordinatorConfig, parts: _Parts) -> Views:
@@ -166,6 +205,23 @@ def _views(config: CoordinatorConfig, parts: _Parts) -> Views:
         is_ready=lambda: parts.scheduler.election.is_ready,
         owned=lambda: len(parts.scheduler.election.owned),
     )
+
+
+async def _begin_life(parts: _Parts, record: CoordinatorRecord) -> CoordinatorRecord:
+    """Find out whether this coordinator is held down, and let the others know before it claims."""
+    await parts.flapping.begin()
+    hold = parts.flapping.hold
+    if hold is None:
+        return record
+    parts.scheduler.hold_down(hold)
+    record = _with_hold(record, hold)
+    await parts.presence.claim(record)
+    return record
+
+
+def _with_hold(record: CoordinatorRecord, hold: Hold | None) -> CoordinatorRecord:
+    until, why = (None, "") if hold is None else (hold.until, str(hold))
+    return msgspec.structs.replace(record, held_until=until, held=why)
 
 
 async def _ready(parts: _Parts) -> None:
@@ -181,9 +237,24 @@ def _assemble(config: CoordinatorConfig, store: Store, clock: Clock, leases: Lea
     keys = Keys(config.prefix)
     catalog = Catalog(store, keys)
     ledger = Ledger(store, keys, clock)
-    links = WorkerLinks(config.name, config.credentials, clock)
-    scheduler = Scheduler(config.name, store, keys, clock, leases, catalog, links, ledger)
+    links = WorkerLinks(connect(config.name, config.credentials), clock)
+    room = RunRoom(config.name, config.max_runs)
+    scheduler = Scheduler(
+        config.name,
+        store,
+        keys,
+        clock,
+        leases,
+        catalog,
+        links,
+        ledger,
+        room=room,
+        claims_per_s=config.claims_per_s,
+    )
+    flapping = Flapping.of(store, keys, clock, config.name, config.flaps, wall=utc_now)
+    scheduler.on_loss = flapping.jobs_lost
     cluster = Cluster(store, keys, ledger, config.credentials)
-    api = Api(config.name, cluster, scheduler, ledger, config.credentials)
+    clocks = Clocks(config.name, clock, asks(config.credentials, utc_now))
+    api = ControlApi(config.name, cluster, scheduler, ledger, config.credentials, clocks)
     presence = Presence(store, keys, clock, leases, config.name)
-    return _Parts(store, leases, presence, catalog, links, scheduler, api)
+    return _Parts(store, leases, presence, catalog, links, scheduler, api, flapping)

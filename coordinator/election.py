@@ -12,10 +12,11 @@ from types import MappingProxyType
 import structlog
 
 from coordinator.campaign import Campaign, Candidacy, PlannedClaim
+from coordinator.claim_budget import ClaimBudget
 from coordinator.errors import BadKey, LeaseNotFound, StoreError, StoreUnavailable
 from coordinator.keys import Family, Keys
 from coordinator.lease_session import EndReason, LeasePool, LeaseSession
-from coordinator.ownership import Claim, LostReason, Owner, Ownership
+from coordinator.ownership import DRILL, Claim, LostReason, Owner, Ownership
 from coordinator.store import (
     Changed,
     Changes,
@@ -35,6 +36,10 @@ __all__ = ["Campaign", "Candidacy", "Claim", "Election", "LostReason", "Owner", 
 _KEYS_PER_TXN = 100
 _TXNS_AT_ONCE = 4
 _AFTER_FAILURE_S = 0.2
+_AT_A_TIME = 500
+"""How many vacant jobs are looked at before others have their turn: some ten milliseconds."""
+_REFUSED_PAUSE_S = 1.0
+"""After which pause etcd is asked again that takes no writes, or not ours."""
 
 log = structlog.get_logger()
 
@@ -57,6 +62,10 @@ class Election:
         self._is_ready = asyncio.Event()
         self._owners: dict[str, Owner] = {}
         self._owned: dict[str, Ownership] = {}
+        self.drilled: dict[str, str] = {}
+        """By vacant job the node that lost it on purpose and counts as gone for it."""
+        self.former: dict[str, str] = {}
+        """By job the node that was seen to own it last."""
         self._seen: dict[str, int] = {}
         """By job the revision up to which its key is known: what a late answer says is older."""
         self._planned: dict[str, PlannedClaim] = {}
@@ -66,8 +75,11 @@ class Election:
         self._sessions: dict[int, LeaseSession] = {}
         self._wake = asyncio.Event()
         self._has_leftover = asyncio.Event()
+        self._to_consider: list[str] = []
+        self._considering: asyncio.Task[None] | None = None
         self._slots = asyncio.Semaphore(_TXNS_AT_ONCE)
         self._claims_made = 0
+        self._budget = ClaimBudget(campaign.claims_per_s)
         leases.observe(self)
         self.owners: Mapping[str, Owner] = MappingProxyType(self._owners)
         """The present owner of every job that has one."""
@@ -97,8 +109,21 @@ class Election:
         jobs = self._campaign.jobs()
         for job in [job for job in self._planned if job not in jobs]:
             del self._planned[job]
-        for job in jobs:
+        vacant = [job for job in jobs if job not in self._owners]
+        for job in vacant[:_AT_A_TIME]:
             self._consider(job)
+        self._to_consider = vacant[_AT_A_TIME:]
+        if self._to_consider and (self._considering is None or self._considering.done()):
+            self._considering = asyncio.create_task(self._consider_rest(), name="election-rest")
+
+    async def _consider_rest(self) -> None:
+        """Look at thousands of vacant jobs a few at a time: the loop has leases to keep."""
+        while self._to_consider:
+            await asyncio.sleep(0)
+            some = self._to_consider[:_AT_A_TIME]
+            del self._to_consider[:_AT_A_TIME]
+            for job in some:
+                self._consider(job)
 
     async def release(self, job: str, reason: str) -> bool:
         """Give up a job so that another can claim it at once; say whether it was ours.
@@ -115,6 +140,15 @@ class Election:
     async def release_all(self, reason: str = "shutdown") -> None:
         """Give up every job; raises StoreUnavailable as `release` does."""
         await self._release(list(self._owned.values()), reason)
+
+    def fall_silent(self, job: str) -> None:
+        """End an ownership of ours without a word to etcd: its key stays until its lease ends."""
+        if (ownership := self._owned.get(job)) is not None:
+            self._lose(ownership, LostReason.DRILLED)
+
+    async def release_these(self, jobs: Iterable[str], reason: str) -> None:
+        """Give up those of these jobs that are ours; raises StoreUnavailable as `release` does."""
+        await self._release([self._owned[job] for job in jobs if job in self._owned], reason)
 
     # What etcd says
 
@@ -176,6 +210,7 @@ class Election:
         self._seen[job] = kv.mod_revision
         owner = Owner.of(kv, self._cluster_id)
         self._owners[job] = owner
+        self.drilled.pop(job, None)
         self._planned.pop(job, None)
         ours = self._owned.get(job)
         if ours is not None and (ours.token != owner.token or not self._is_ours(owner)):
@@ -200,7 +235,10 @@ class Election:
 
     def _vanish(self, job: str, revision: int) -> None:
         self._seen[job] = max(revision, self._seen.get(job, 0))
-        self._owners.pop(job, None)
+        if (former := self._owners.pop(job, None)) is not None:
+            self.former[job] = former.node
+            if former.reason == DRILL:
+                self.drilled[job] = former.node
         if (ours := self._owned.get(job)) is not None:
             self._lose(ours, LostReason.VANISHED)
 
@@ -249,14 +287,15 @@ class Election:
         while True:
             self._wake.clear()
             now = self._clock.now()
+            due = [job for job, planned in self._planned.items() if planned.due <= now]
+            ttls = {self._planned[job].candidacy.ttl_s for job in due}
+            sessions = {ttl_s: self._leases.current(ttl_s) for ttl_s in ttls}
             by_ttl: dict[int, list[str]] = {}
-            for job, planned in self._planned.items():
-                if planned.due <= now:
-                    by_ttl.setdefault(planned.candidacy.ttl_s, []).append(job)
+            for job in self._in_budget(due, sessions, now):
+                by_ttl.setdefault(self._planned[job].candidacy.ttl_s, []).append(job)
             for ttl_s, jobs in by_ttl.items():
-                session = self._leases.current(ttl_s)
-                if session is None:
-                    continue  # its start wakes us
+                session = sessions[ttl_s]
+                assert session is not None, "else it would not be claimed now"
                 for first in range(0, len(jobs), _KEYS_PER_TXN):
                     batch = {
                         job: self._planned.pop(job).candidacy.reason
@@ -265,11 +304,26 @@ class Election:
                     self._claiming.update(batch)
                     tasks.create_task(self._claim(batch, session), name="election-claim")
             later = [planned.due - now for planned in self._planned.values() if planned.due > now]
+            if any(
+                sessions[self._planned[job].candidacy.ttl_s] for job in due if job in self._planned
+            ):
+                later.append(self._budget.pause_s())
             try:
                 async with asyncio.timeout(min(later) if later else None):
                     await self._wake.wait()
             except TimeoutError:
                 continue
+
+    def _in_budget(
+        self, due: list[str], sessions: Mapping[int, LeaseSession | None], now: float
+    ) -> list[str]:
+        """Return which jobs to claim now, those first that are due longest: a better rank comes first.
+
+        Left out are those for which there is no lease: its start wakes the claims.
+        """
+        ready = [job for job in due if sessions[self._planned[job].candidacy.ttl_s] is not None]
+        ready.sort(key=lambda job: self._planned[job].due)
+        return ready[: self._budget.take(len(ready), now)]
 
     async def _claim(self, batch: dict[str, str], session: LeaseSession) -> None:
         """Claim jobs under one lease until each has an owner or the session is over."""
@@ -282,6 +336,8 @@ class Election:
             session.declare_lost()
         except StoreError as error:
             log.warning("claim_failed", jobs=len(batch), error=str(error))
+            if not isinstance(error, StoreUnavailable):  # which has taken its time already
+                await self._clock.sleep(_REFUSED_PAUSE_S)
             await self._look(list(batch), session)
         finally:
             self._claiming.difference_update(batch)

@@ -160,6 +160,11 @@ class EtcdMember:
             f" the end of {self.log_path}:\n{self.log_tail()}"
         )
 
+    async def wait(self) -> None:
+        """Wait for the end of the process; it must have been started."""
+        assert self._process is not None, "started before"
+        await self._process.wait()
+
     def log_tail(self) -> str:
         """Return the last lines of the log."""
         try:

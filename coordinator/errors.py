@@ -43,8 +43,17 @@ class StoreDenied(StoreError):
     """A refused password, a missing permission."""
 
 
+FULL = (
+    "etcd's database is at its quota and takes no writes: 'etcdctl compact --physical REVISION', then "
+    "'etcdctl defrag' and 'etcdctl alarm disarm' make room; what waits goes on by itself then"
+)
+
+
 class StoreFull(StoreError):
     """The database is at its quota: compact, defragment, then disarm the alarm."""
+
+    def __init__(self, said: str = "") -> None:
+        super().__init__(f"{FULL} ({said})" if said else FULL)
 
 
 class StoreRejected(StoreError):

@@ -3,13 +3,15 @@
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from typing import Any
 
-from coordinator.errors import LeaseNotFound, StoreRejected
+from coordinator.errors import LeaseNotFound, StoreDenied, StoreRejected
 from coordinator.etcd_config import EtcdConfig, EtcdTls
 from coordinator.etcd_connection import RpcFailed, Verdict
 from coordinator.etcd_leases import LeaseRenewer
 from coordinator.etcd_messages import (
+    ALARM,
     COMPACT,
     DELETE_RANGE,
     LEASE_GRANT,
@@ -18,6 +20,7 @@ from coordinator.etcd_messages import (
     MEMBER_LIST,
     PUT,
     RANGE,
+    STATUS,
     TXN,
     rpc,
 )
@@ -39,6 +42,17 @@ from coordinator.store import (
 from wire.clock import BootClock, Clock
 
 __all__ = ["EtcdConfig", "EtcdStore", "EtcdTls"]
+
+
+@dataclass(frozen=True, slots=True)
+class EtcdFacts:
+    """What one member of etcd says of itself."""
+
+    version: str
+    db_bytes: int
+    is_full: bool
+    """Some member has raised the alarm NOSPACE: the cluster takes no writes."""
+
 
 _PAGE = 5_000
 _TARGETS: dict[Field, tuple[Any, str]] = {
@@ -62,6 +76,22 @@ class EtcdStore:
     def switches(self) -> int:
         """How often a member was left for another since the store was made."""
         return self._transport.switches
+
+    @property
+    def serving(self) -> str | None:
+        """HOST:PORT of the member in use; None while there is none."""
+        return self._transport.serving
+
+    async def facts(self) -> EtcdFacts:
+        """Ask the member that serves what it is; raises StoreError."""
+        found = await self._transport.call(STATUS, rpc.StatusRequest(), resend=True)
+        asked = rpc.AlarmRequest(action=rpc.AlarmRequest.GET)
+        try:
+            alarms = (await self._transport.call(ALARM, asked, resend=True)).alarms
+        except StoreDenied:  # this user need not be allowed to ask
+            alarms = ()
+        is_full = any(one.alarm == rpc.NOSPACE for one in alarms)
+        return EtcdFacts(found.version, found.dbSize, is_full)
 
     async def cluster_id(self) -> int:
         """Return the cluster's own id, as any member knows it."""

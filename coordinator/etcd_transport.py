@@ -38,6 +38,11 @@ class Transport:
         self.switches = 0
         """How often the serving member was left."""
 
+    @property
+    def serving(self) -> str | None:
+        """HOST:PORT of the member in use; None while there is none."""
+        return None if self._serving is None else self._serving.endpoint.target
+
     async def connection(self) -> Connection:
         """Return the connection in use; waits for a switch under way, for as long as it takes."""
         while self._switching is not None:

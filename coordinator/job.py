@@ -5,135 +5,71 @@ a job file. Reading and writing is `job_file`'s; nothing here knows etcd or YAML
 """
 
 from collections.abc import Iterable
-from enum import StrEnum
 from typing import Any, Literal
+from zoneinfo import ZoneInfo
 
 import msgspec
 
+from coordinator.bandwidth import Bandwidth
+from coordinator.cron import zone
+from coordinator.job_when import (
+    From,
+    Missed,
+    Overlap,
+    Part,
+    Realtime,
+    Retries,
+    Trigger,
+    Window,
+    open_times,
+)
 from coordinator.members import members_overlap, parse_member
-from coordinator.units import Duration, Limit, Rate, Retention, Share
-from syncengine.model import Compare, Durability, MirrorOptions, Safety
+from coordinator.units import Duration, Limit, Retention, Share, Size
+from coordinator.windows import Windows
+from syncengine.filters import BadFilter, read_pattern
+from syncengine.model import (
+    Compare,
+    Conflict,
+    CopyWhen,
+    Durability,
+    Limits,
+    Often,
+    Rule,
+    RunOptions,
+    Safety,
+    Symlinks,
+)
 from wire.identity import is_label
 from wire.orders import Member
 
-
-class Rule(StrEnum):
-    """What a run makes true of the trees."""
-
-    MIRROR = "mirror"
-    COPY = "copy"
-    MOVE = "move"
-    SYNC = "sync"
-    EXCHANGE = "exchange"
-
-    @property
-    def is_one_way(self) -> bool:
-        """Whether there is one source, and targets."""
-        return self in {Rule.MIRROR, Rule.COPY, Rule.MOVE}
-
-
-class CopyWhen(StrEnum):
-    """When rule `copy` replaces what is there."""
-
-    DIFFERING = "differing"
-    NEWER = "newer"
-    ALWAYS = "always"
+__all__ = [
+    "From",
+    "JobSpec",
+    "LimitsSpec",
+    "Metadata",
+    "Missed",
+    "Overlap",
+    "Placement",
+    "Realtime",
+    "Retries",
+    "SafetySpec",
+    "Transfer",
+    "Trigger",
+    "WhenStable",
+    "Window",
+]
 
 
-class Conflict(StrEnum):
-    """What rules `sync` and `exchange` do with two differing changes."""
-
-    KEEP_BOTH = "keep-both"
-    NEWEST = "newest"
-    SUPPRESS = "suppress"
+LAST_PRIORITY = 100
 
 
-class Missed(StrEnum):
-    """What becomes of due instants that nobody could serve."""
-
-    SKIP = "skip"
-    LATEST = "latest"
-    ALL = "all"
-
-
-class Overlap(StrEnum):
-    """What happens when a run is due while the one before still goes on."""
-
-    SKIP = "skip"
-    QUEUE = "queue"
-    CANCEL = "cancel"
-
-
-class From(StrEnum):
-    """Whether an interval counts from the start or the end of the run before."""
-
-    START = "start"
-    END = "end"
-
-
-class Symlinks(StrEnum):
-    """What is done with symlinks; they are never followed."""
-
-    KEEP = "keep"
-    INSIDE = "inside"
-
-
-class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What every part of a job has in common."""
-
-
-class Realtime(_Part, frozen=True, kw_only=True):
-    """A monitor: how long a path must be quiet, and how often everything is compared anyway."""
-
-    settle: Duration = Duration.parse("50ms")
-    audit: Duration = Duration.parse("24h")
-
-
-class Trigger(_Part, frozen=True, kw_only=True):
-    """When runs are due: exactly one of four forms."""
-
-    manual: bool | None = None
-    every: Duration | None = None
-    from_: From | None = msgspec.field(default=None, name="from")
-    cron: str | None = None
-    timezone: str | None = None
-    realtime: Realtime | None = None
-
-    def __post_init__(self) -> None:
-        """Check that it is one form, with only what belongs to it."""
-        forms = [name for name in _FORMS if getattr(self, name) is not None]
-        if len(forms) != 1:
-            raise ValueError(f"has {len(forms)} forms: use exactly one of {', '.join(_FORMS)}")
-        if self.manual is False:
-            raise ValueError("manual: false says nothing: use manual: true, or another form")
-        if self.from_ is not None and self.every is None:
-            raise ValueError("from belongs to every")
-        if self.timezone is not None and self.cron is None:
-            raise ValueError("timezone belongs to cron")
-        if self.every is not None and self.every.seconds < 1:
-            raise ValueError(f"every {self.every} is too often: use 1s or more")
-
-    @property
-    def form(self) -> str:
-        """Which of the four it is."""
-        return next(name for name in _FORMS if getattr(self, name) is not None)
-
-    @property
-    def counts_from(self) -> From:
-        """Where an interval begins to count; the start of the run before unless said otherwise."""
-        return self.from_ or From.START
-
-
-_FORMS = ("manual", "every", "cron", "realtime")
-
-
-class WhenStable(_Part, frozen=True, kw_only=True):
+class WhenStable(Part, frozen=True, kw_only=True):
     """Go back to the preferred node when it has been there for so long."""
 
     when_stable: Duration
 
 
-class Placement(_Part, frozen=True, kw_only=True):
+class Placement(Part, frozen=True, kw_only=True):
     """Which coordinators may own the job; any when no nodes are named."""
 
     nodes: tuple[str, ...] = ()
@@ -151,30 +87,7 @@ class Placement(_Part, frozen=True, kw_only=True):
             raise ValueError("fallback: false without nodes leaves nobody: name nodes")
 
 
-class Retries(_Part, frozen=True, kw_only=True):
-    """How often, and after which delay, a failed run is tried again."""
-
-    attempts: int = 3
-    delay: Duration = Duration.parse("30s")
-    backoff: float = 2.0
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        if not 1 <= self.attempts <= 100:
-            raise ValueError(f"attempts {self.attempts} is out of range: use 1 to 100")
-        if not 1 <= self.backoff <= 10:
-            raise ValueError(f"backoff {self.backoff} is out of range: use 1 to 10")
-
-
-class Window(_Part, frozen=True, kw_only=True):
-    """When the job may act."""
-
-    days: str = "mon-sun"
-    from_: str = msgspec.field(name="from")
-    to: str
-
-
-class SafetySpec(_Part, frozen=True, kw_only=True):
+class SafetySpec(Part, frozen=True, kw_only=True):
     """The limits beyond which a plan waits for an approval, and what is kept of what goes."""
 
     max_delete: Share = Share.parse("50%")
@@ -183,7 +96,38 @@ class SafetySpec(_Part, frozen=True, kw_only=True):
     keep_replaced: bool = False
 
 
-class Metadata(_Part, frozen=True, kw_only=True):
+class LimitsSpec(Part, frozen=True, kw_only=True):
+    """Which regular files are covered, by size and by the age of their modification time."""
+
+    min_size: Size = Size.parse("off")
+    max_size: Size = Size.parse("off")
+    min_age: Retention = Retention.parse("off")
+    max_age: Retention = Retention.parse("off")
+
+    def __post_init__(self) -> None:
+        """Check that some file can be within them."""
+        limits = self.limits()
+        for name, low, high in (
+            ("size", limits.min_size, limits.max_size),
+            ("age", limits.min_age_s, limits.max_age_s),
+        ):
+            if low is not None and high is not None and low > high:
+                raise ValueError(
+                    f"no file is within min_{name} {getattr(self, f'min_{name}')} and max_{name} "
+                    f"{getattr(self, f'max_{name}')}: use a larger max_{name}"
+                )
+
+    def limits(self) -> Limits:
+        """Return what the workers must know."""
+        return Limits(
+            min_size=self.min_size.bytes,
+            max_size=self.max_size.bytes,
+            min_age_s=self.min_age.limit_s,
+            max_age_s=self.max_age.limit_s,
+        )
+
+
+class Metadata(Part, frozen=True, kw_only=True):
     """Which attributes travel."""
 
     mode: bool = True
@@ -197,17 +141,17 @@ class Metadata(_Part, frozen=True, kw_only=True):
     symlinks: Symlinks = Symlinks.KEEP
 
 
-class Transfer(_Part, frozen=True, kw_only=True):
+class Transfer(Part, frozen=True, kw_only=True):
     """How content is compared, sent and written."""
 
     compression: Literal["auto", "on", "off"] = "auto"
-    delta: Literal["auto", "on", "off"] = "auto"
-    bandwidth: Rate = Rate.parse("off")
+    delta: Literal["auto", "on", "off", "inplace"] = "auto"
+    bandwidth: Bandwidth = Bandwidth.parse("off")
     durability: Durability = Durability.STRICT
     compare: Compare = Compare.MTIME
 
 
-class JobSpec(_Part, frozen=True, kw_only=True):
+class JobSpec(Part, frozen=True, kw_only=True):
     """One job, whole and consistent in itself.
 
     Whether its workers exist, and whether it gets along with other jobs, is asked elsewhere.
@@ -226,9 +170,17 @@ class JobSpec(_Part, frozen=True, kw_only=True):
     missed: Missed = Missed.LATEST
     missed_within: Duration = Duration.parse("24h")
     overlap: Overlap = Overlap.SKIP
-    retries: Retries = Retries()
+    start_jitter: Retention = Retention.parse("off")
+    """How much later than its instant a run of the schedule may begin: each by its own share of it."""
+    time_limit: Retention = Retention.parse("off")
+    """How long the workers may carry on one attempt."""
+    priority: int = 0
+    """Which runs get room first where there is not enough for all: the highest."""
+    retries: Retries | None = None
+    """Unless said otherwise: for runs of the schedule those of `Retries()`, none for runs by hand."""
     windows: tuple[Window, ...] = ()
     filters: tuple[str, ...] = ()
+    limits: LimitsSpec = LimitsSpec()
     safety: SafetySpec = SafetySpec()
     metadata: Metadata = Metadata()
     transfer: Transfer = Transfer()
@@ -243,8 +195,28 @@ class JobSpec(_Part, frozen=True, kw_only=True):
             raise ValueError(
                 f"lease_ttl: {self.lease_ttl} is out of range: use whole seconds from 2s to 60s"
             )
+        uses_zone = self.trigger.cron or self.windows or self.transfer.bandwidth.has_times
+        if self.trigger.timezone is not None and not uses_zone:
+            raise ValueError("trigger: timezone says nothing without cron or windows: leave it out")
+        _check_times(self)
         _check_members(self)
         _check_rule_options(self)
+        _check_filters(self.filters)
+
+    @property
+    def open_times(self) -> Windows:
+        """When it may act."""
+        return open_times(self.windows, self.trigger.zone)
+
+    @property
+    def local_zone(self) -> ZoneInfo:
+        """Whose local time people think in who look at this job."""
+        named = next((window.timezone for window in self.windows if window.timezone), None)
+        return zone(named or self.trigger.zone)
+
+    def attempts_of(self, *, by_hand: bool) -> Retries:
+        """Return how often a run is tried. Whoever asks for a run by hand sees it fail, and decides."""
+        return self.retries or (Retries(attempts=1) if by_hand else Retries())
 
     @property
     def source_member(self) -> Member:
@@ -264,24 +236,83 @@ class JobSpec(_Part, frozen=True, kw_only=True):
         return tuple(parse_member(text) for text in texts)
 
     @property
+    def named_members(self) -> tuple[tuple[str, Member], ...]:
+        """Every member with the field that names it."""
+        fields = (
+            ["source", *(f"targets[{place}]" for place in range(len(self.targets)))]
+            if self.source is not None
+            else [f"members[{place}]" for place in range(len(self.members))]
+        )
+        return tuple(zip(fields, self.all_members, strict=True))
+
+    @property
+    def written(self) -> tuple[str, ...]:
+        """The members that a run changes by its rule, as the file has them: targets, or all."""
+        return self.targets if self.rule.is_one_way else self.members
+
+    @property
     def workers(self) -> tuple[str, ...]:
         """The names of all workers that take part, each once, the source's first."""
         return tuple(dict.fromkeys(member.worker for member in self.all_members))
 
-    def mirror_options(self) -> MirrorOptions:
+    def run_options(self) -> RunOptions:
         """Return what the workers must know of this job to compare and write trees."""
-        return MirrorOptions(
+        return RunOptions(
+            rule=self.rule,
+            copy_when=self.copy_when,
+            conflict=self.conflict,
             compare=self.transfer.compare,
             durability=self.transfer.durability,
             keep_mode=self.metadata.mode,
             keep_times=self.metadata.times,
+            keep_owner=self.metadata.owner,
+            keep_xattrs=self.metadata.xattrs,
+            keep_acls=self.metadata.acls,
+            keep_hardlinks=self.metadata.hardlinks,
+            keep_devices=self.metadata.devices,
             keep_setuid=self.metadata.setuid,
+            symlinks=self.metadata.symlinks,
+            compression=Often(self.transfer.compression),
+            delta=Often(self.transfer.delta),
+            bandwidth=self.transfer.bandwidth.bytes_per_s,
+            bandwidth_times=self.transfer.bandwidth.times(self.trigger.zone),
+            filters=self.filters,
+            limits=self.limits.limits(),
             safety=Safety(
                 max_delete=self.safety.max_delete.limit,
                 max_delete_files=self.safety.max_delete_files.count,
                 trash_s=self.safety.trash.whole_seconds,
                 keep_replaced=self.safety.keep_replaced,
             ),
+        )
+
+
+def _check_times(spec: JobSpec) -> None:
+    """Check what concerns single runs, and that there can be some."""
+    if not -LAST_PRIORITY <= spec.priority <= LAST_PRIORITY:
+        raise ValueError(
+            f"priority: {spec.priority} is out of range: use -{LAST_PRIORITY} to {LAST_PRIORITY}"
+        )
+    limit_s = spec.time_limit.limit_s
+    if limit_s is not None and limit_s < 1:
+        raise ValueError(f"time_limit: {spec.time_limit} is too short: use 1s or more, or off")
+    if limit_s is not None and spec.trigger.realtime is not None:
+        raise ValueError("time_limit: a run of trigger realtime does not end: leave it out")
+    _check_jitter(spec)
+
+
+def _check_jitter(spec: JobSpec) -> None:
+    """Check that runs begin in the order of their instants."""
+    jitter_s = spec.start_jitter.limit_s
+    if not jitter_s:
+        return
+    if spec.trigger.every is None and spec.trigger.cron is None:
+        raise ValueError("start_jitter: is for the triggers every and cron: leave it out")
+    shortest_s = spec.trigger.shortest_interval_s()
+    if jitter_s >= shortest_s:
+        raise ValueError(
+            f"start_jitter: {spec.start_jitter} reaches to the next instant, {shortest_s:g} s later: "
+            "use less"
         )
 
 
@@ -319,6 +350,14 @@ def _check_apart(named: Iterable[tuple[str, str]]) -> None:
                     f"{field}: {text} overlaps {earlier} {other}: use trees that share nothing"
                 )
         seen.append((field, member))
+
+
+def _check_filters(filters: Iterable[str]) -> None:
+    for place, line in enumerate(filters):
+        try:
+            read_pattern(line)
+        except BadFilter as error:
+            raise ValueError(f"filters[{place}]: {error}") from error
 
 
 def _check_rule_options(spec: JobSpec) -> None:

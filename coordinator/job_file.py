@@ -8,12 +8,14 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from enum import Enum
+from functools import lru_cache
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 import yaml
 
+from coordinator.bandwidth import Bandwidth
 from coordinator.errors import CoordinatorError
 from coordinator.job import JobSpec
 from coordinator.supported import unsupported
@@ -177,27 +179,33 @@ def _read_quantity(wanted: type, raw: object) -> Any:
     return wanted.parse(raw)
 
 
-def _write_quantity(value: object) -> int | str:
-    return value.plain() if isinstance(value, Limit) else str(value)
+def _write_quantity(value: object) -> int | str | list[dict[str, str]]:
+    return value.plain() if isinstance(value, Limit | Bandwidth) else str(value)
 
 
 def _unknown_fields(
     struct: type[msgspec.Struct], document: Mapping[Any, Any], path: tuple[str, ...]
 ) -> Iterator[str]:
     """Look for fields that nobody knows, all of them, and guess what was meant."""
-    known = {field.encode_name: field.type for field in msgspec.structs.fields(struct)}
+    known = _parts_of(struct)
     for key, value in document.items():
         if key not in known:
             close = difflib.get_close_matches(str(key), known, n=1)
             hint = f"did you mean {close[0]}?" if close else f"use one of {', '.join(known)}"
             yield f"{'.'.join((*path, str(key)))}: unknown field: {hint}"
             continue
-        inner = _struct_in(known[key])
+        inner = known[key]
         values = value if isinstance(value, list) else [value]
         for place, item in enumerate(values):
             if inner is not None and isinstance(item, Mapping):
                 name = f"{key}[{place}]" if isinstance(value, list) else str(key)
                 yield from _unknown_fields(inner, item, (*path, name))
+
+
+@lru_cache
+def _parts_of(struct: type[msgspec.Struct]) -> dict[str, type[msgspec.Struct] | None]:
+    """Return the names of a struct's fields, and which part of a job each holds, if any."""
+    return {field.encode_name: _struct_in(field.type) for field in msgspec.structs.fields(struct)}
 
 
 def _struct_in(wanted: Any) -> type[msgspec.Struct] | None:

@@ -5,214 +5,45 @@ at the workers, and the next owner finds it in the ledger and adopts it.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass
+from datetime import datetime
 
 import msgspec
 import structlog
 
-from coordinator import run_records
-from coordinator.catalog import Catalog, Job
+from coordinator import run_records, timetable
 from coordinator.errors import CoordinatorError
-from coordinator.job import From, Overlap
-from coordinator.keys import instant_text
-from coordinator.ledger import Ledger, NotOwner, RunExists
-from coordinator.links import WorkerLinks
-from coordinator.ownership import Ownership
-from coordinator.records import AttemptRecord, RunRecord, StateRecord
-from coordinator.run_driver import RunDriver, RunOrder, Watchers
-from coordinator.run_order import UnknownWorker, run_order
-from coordinator.schedule import Due, next_due, what_is_due
-from wire.clock import Clock
-from wire.orders import Outcome, PlannedChange, Progress, RunEnded
+from coordinator.ledger import LedgerMoved, NotOwner, TokenRefused
+from coordinator.owned_job import CurrentRun, RequestRefused, utc_now
+from coordinator.records import MonitorRecord, MoveRecord, RunRecord
+from coordinator.run_requests import Request, RunRequests, asked
+from coordinator.timetable import Patience, Todo
+from coordinator.wall_watch import WallWatch
+from wire.orders import Outcome
+
+__all__ = ["CurrentRun", "JobOwner", "RequestRefused", "utc_now"]
 
 log = structlog.get_logger()
 
+PARK_S = 5.0
+"""How long a restart waits for a run to stop at its workers."""
+_PARK_LOOK_S = 0.1
+_ADOPT_LOOK_S = 0.002
 HAND_OVER_S = 1.0
 """How long an owner that stops may take to write down that it does."""
-
-
-class RequestRefused(CoordinatorError):
-    """The job cannot do what was asked of it now; the sentence says why and what to do."""
-
-
-def utc_now() -> datetime:
-    """Return the wall clock, for due instants and display only."""
-    return datetime.now(UTC)
+_LOOK_S = 30.0
+"""How often a wall clock that may be set is looked at."""
 
 
 @dataclass(slots=True)
-class CurrentRun:
-    """The run that is under way at this owner."""
-
-    instant: datetime
-    record: RunRecord
-    driver: RunDriver | None = None
-    progress: Progress | None = None
-    is_cancelled: bool = False
-
-
-@dataclass(slots=True)
-class _Request:
-    """A run asked for by hand."""
-
-    created: "asyncio.Future[datetime]"
-
-
-@dataclass(slots=True)
-class JobOwner:
+class JobOwner(RunRequests):
     """Owns one job on behalf of `node`, for as long as `own` runs."""
 
-    node: str
-    ownership: Ownership
-    catalog: Catalog
-    ledger: Ledger
-    links: WorkerLinks
-    clock: Clock
-    wall: Callable[[], datetime] = utc_now
-    state: StateRecord = field(default_factory=StateRecord)
-    current: CurrentRun | None = None
-    held: tuple[datetime, RunRecord] | None = None
-    """The run that waits for an approval."""
-    _known: Job | None = None
-    _wake: asyncio.Event = field(default_factory=asyncio.Event)
-    _requests: list[_Request] = field(default_factory=list)
-    _ready: asyncio.Event = field(default_factory=asyncio.Event)
-    _is_over: bool = False
-    _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """Held while the run that waits for an approval is released, dropped or replaced."""
-    _preview: RunDriver | None = None
-    _preview_over: asyncio.Event = field(default_factory=asyncio.Event)
-    _told: asyncio.Event = field(default_factory=asyncio.Event)
-    _last_began: datetime | None = None
-    """When the run that ended last had begun, if it ended here."""
-
-    @property
-    def name(self) -> str:
-        """Which job."""
-        return self.ownership.job
-
-    @property
-    def job(self) -> Job:
-        """The definition as it stands now, or stood last when the job was just deleted."""
-        self._known = self.catalog.jobs.get(self.name) or self._known
-        if self._known is None:
-            raise NotOwner(f"job {self.name} is gone")
-        return self._known
-
-    def definition_changed(self) -> None:
-        """Look at the schedule anew."""
-        self._wake.set()
-
-    def abandon(self) -> None:
-        """The job was deleted: let the workers drop what they do for it."""
-        if self.current is not None and self.current.driver is not None:
-            self.current.driver.settle()
-
-    async def until_told(self, timeout_s: float) -> None:
-        """Wait until a run has ended or is held, or for `timeout_s`."""
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._told.wait()
-        except TimeoutError:
-            pass
-
-    # What the API asks
-
-    async def request_run(self) -> str:
-        """Create a run that is due now and return its id; raises RequestRefused."""
-        await self._until_ready()
-        running = self.current
-        if running is not None:
-            match self.job.spec.overlap:
-                case Overlap.SKIP:
-                    raise RequestRefused(
-                        f"job {self.name}: run {instant_text(running.instant)} is still going on; "
-                        "wait for it, cancel it, or set overlap to queue or cancel"
-                    )
-                case Overlap.CANCEL:
-                    self._cancel_current(running)
-                case Overlap.QUEUE:
-                    pass
-        request = _Request(asyncio.get_running_loop().create_future())
-        self._requests.append(request)
-        self._wake.set()
-        return instant_text(await request.created)
-
-    async def approve(self, instant: datetime) -> RunRecord:
-        """Release the held plan of a run; raises RequestRefused when there is none."""
-        await self._until_ready()
-        async with self._turn:
-            if self.held is None or self.held[0] != instant:
-                raise RequestRefused(
-                    f"run {instant_text(instant)} of job {self.name} does not wait for an approval"
-                )
-            if not self.held[1].plan:
-                raise RequestRefused(
-                    f"run {instant_text(instant)} of job {self.name} has no plan to approve: "
-                    f"{self.held[1].reason}; mend that, then run the job again"
-                )
-            # Running from here on, for whoever looks: an approved run waits for nobody any more.
-            record = msgspec.structs.replace(
-                self.held[1],
-                outcome=Outcome.RUNNING,
-                reason="approved by an operator",
-                approved=self.held[1].plan,
-            )
-            self._phase("running", record.reason)
-            await self.ledger.write(self.ownership, self.state, [(instant, record)])
-            self.held = (instant, record)
-        self._wake.set()
-        return record
-
-    async def cancel(self, instant: datetime) -> RunRecord:
-        """Stop a run, or drop one that is held; raises RequestRefused when it has ended."""
-        await self._until_ready()
-        async with self._turn:
-            if self.current is not None and self.current.instant == instant:
-                self._cancel_current(self.current)
-                return self.current.record
-            if self.held is not None and self.held[0] == instant:
-                record = run_records.ended(
-                    self.held[1], Outcome.CANCELLED, "cancelled by an operator", self.wall()
-                )
-                self.held = None
-                await self._record(instant, record)
-                return record
-        raise RequestRefused(f"run {instant_text(instant)} of job {self.name} is not going on")
-
-    async def preview(self, planned: Callable[[tuple[PlannedChange, ...]], None]) -> RunEnded:
-        """Plan a run and change nothing; `planned` hears the changes. Raises RequestRefused.
-
-        A run that becomes due meanwhile ends the preview: both would use the same session.
-        """
-        await self._until_ready()
-        if self.current is not None:
-            raise RequestRefused(
-                f"job {self.name}: run {instant_text(self.current.instant)} is going on; "
-                "preview it when it has ended"
-            )
-        if self._preview is not None:
-            raise RequestRefused(f"job {self.name} is being previewed already: wait for that")
-        run = f"preview-{instant_text(self.wall())}"
-        order = self._order(run, preview=True)
-        watchers = Watchers(planned=planned)
-        with RunDriver(self.ownership, order, self.links, self.clock, watchers) as driver:
-            self._preview = driver
-            self._preview_over.clear()
-            try:
-                return await driver.drive()
-            finally:
-                driver.settle()
-                self._preview = None
-                self._preview_over.set()
-
-    async def _until_ready(self) -> None:
-        """Wait until the job's past is known; raises NotOwner when it is this node's no more."""
-        await self._ready.wait()
-        if self._is_over:
-            raise NotOwner(f"job {self.name} has changed hands")
+    is_leaving: bool = False
+    """Nothing new is begun: the job is about to be given up."""
+    _is_known: bool = False
+    """The state is the ledger's."""
+    _walls: WallWatch | None = None
 
     # The task
 
@@ -220,11 +51,18 @@ class JobOwner:
         """Do the job's work until cancelled; returns when the ownership turns out to be over."""
         self._is_over = False
         try:
-            await self._begin()
             while True:
-                self._wake.clear()
-                if not await self._do_next():
-                    await self._sleep()
+                try:
+                    await self._begin()
+                    while not self._is_behind:
+                        self._wake.clear()
+                        if not await self._do_next():
+                            await self._sleep()
+                except LedgerMoved as error:
+                    log.info("ledger_moved", job=self.name, why=str(error), then="it is read again")
+        except TokenRefused as error:
+            log.info("ownership_over", job=self.name, why=str(error))
+            await self._show_refusal(error)
         except NotOwner as error:
             log.info("ownership_over", job=self.name, why=str(error))
         finally:
@@ -235,123 +73,274 @@ class JobOwner:
                 if not request.created.done():
                     request.created.set_exception(NotOwner(f"job {self.name} has changed hands"))
 
-    async def hand_over(self) -> None:
-        """Write down that this owner stops; called after `own` was cancelled, before the release."""
-        running = self.current
-        if running is None or not self.ownership.is_held:
+    async def _show_refusal(self, error: TokenRefused) -> None:
+        """Say why a job that is ours does not go on; when it is another's by now, nothing is written."""
+        if not self.ownership.is_held:
             return
-        record = run_records.close_attempt(
-            running.record, f"{self.node} handed the job over", self.wall()
+        self._phase(
+            "waiting",
+            f"{error}. If etcd was set back to a backup, 'baton worker accept {error.worker}' "
+            "lets that worker take tokens of what it is now",
         )
+        running = self.current
+        runs = []
+        if running is not None and running.is_acting and running.record.attempts:
+            if running.driver is not None and running.driver.is_under_way:
+                record = run_records.close_attempt(running.record, str(error), self.wall())
+            else:  # whom nobody obeyed made no attempt; it asks again every few seconds
+                record = msgspec.structs.replace(
+                    running.record, attempts=running.record.attempts[:-1]
+                )
+            record = msgspec.structs.replace(record, reason=self.state.reason)
+            runs.append((running.instant, record))
         try:
-            async with asyncio.timeout(HAND_OVER_S):
-                await self.ledger.write(self.ownership, self.state, [(running.instant, record)])
+            async with asyncio.timeout(HAND_OVER_S), self._turn:
+                await self._write(*runs)
+        except (TimeoutError, CoordinatorError) as refused:
+            log.info("refusal_not_recorded", job=self.name, why=str(refused))
+
+    async def hand_over(self, reason: str = "stopped") -> None:
+        """Write down that this owner gives the job up, and why.
+
+        Called after `own` was cancelled, before the release.
+        """
+        if not self.ownership.is_held or not self._is_known:
+            return
+        try:
+            # A request may be writing: what it writes must not be written over.
+            async with asyncio.timeout(HAND_OVER_S), self._turn:
+                try:
+                    await self._record_hand_over(reason)
+                except LedgerMoved:
+                    await self._recall()
+                    await self._record_hand_over(reason)
         except (TimeoutError, CoordinatorError) as error:
             log.warning("hand_over_not_recorded", job=self.name, why=str(error))
 
+    async def _record_hand_over(self, reason: str) -> None:
+        running = self.current
+        is_acting = running is not None and running.is_acting
+        if reason == "stopped" and not is_acting:
+            return  # many jobs at once, while a host goes down
+        now = self.wall()
+        self.state = msgspec.structs.replace(
+            self.state, moved=MoveRecord(node=self.node, reason=reason, at=now)
+        )
+        runs = []
+        if running is not None and running.is_acting:
+            why = f"{self.node} handed the job over: {reason}"
+            runs.append((running.instant, run_records.close_attempt(running.record, why, now)))
+        await self._write(*runs)
+
+    @property
+    def is_at_safe_point(self) -> bool:
+        """Whether giving the job up would interrupt nothing."""
+        running = self.current
+        # A monitor is adopted as it goes on: no moment would ever be better.
+        is_acting = running is not None and running.is_acting and running.record.monitor is None
+        busy = is_acting or self._requests or self._preview is not None or self._turn.locked()
+        return self._ready.is_set() and not busy
+
+    async def until_adopted(self) -> None:
+        """Wait until this owner gives orders for what it found going on; raises NotOwner."""
+        await self._until_ready()
+        running = self.current
+        while self.current is running and running is not None and running.is_acting:
+            if running.driver is not None and (running.driver.is_under_way or running.waits[0]):
+                return
+            await self.clock.sleep(_ADOPT_LOOK_S)
+
+    async def prepare_restart(self, reason: str) -> None:
+        """Stop what goes on, so that the next owner begins it afresh; waits for that, not for long."""
+        await self._until_ready()
+        self.is_leaving = True
+        running = self.current
+        if running is not None and running.is_acting:
+            if running.record.monitor is not None:
+                await self._cancel_durably(running, reason)
+            else:
+                self._park(running, reason)
+            try:
+                async with asyncio.timeout(PARK_S):
+                    while self.current is running and running.is_acting:
+                        await self.until_told(_PARK_LOOK_S)
+            except TimeoutError:
+                log.warning("run_not_stopped", job=self.name, then="the next owner adopts it")
+        async with self._turn:
+            waiting = self.current
+            if waiting is not None and not waiting.is_acting:
+                waiting.record = msgspec.structs.replace(waiting.record, again_at=None)
+                await self._write((waiting.instant, waiting.record))
+            if self.state.phase == "failed":
+                self._phase("idle", "")
+
     async def _begin(self) -> None:
+        """Recall what the ledger knows; requests wait for that."""
+        self._ready.clear()
+        async with self._turn:
+            await self._recall()
+        self._is_known = True
+        self._ready.set()
+
+    async def _recall(self) -> None:
+        self._is_behind = False
         memory = await self.ledger.recall(self.name)
-        self.state = memory.state
-        self.current = self.held = None
-        *superseded, last = memory.open_runs or (None,)
-        for run in superseded:
-            if run is not None:
-                at, record = run
-                await self._record(
-                    at,
-                    run_records.ended(record, Outcome.FAILED, "a later run took over", self.wall()),
-                )
-        if last is not None:
-            at, record = last
-            if record.outcome is Outcome.BLOCKED:
-                self.held = last
+        self.state = self._stored = memory.state
+        self.current = self.held = self.queued = None
+        self._walls = WallWatch(self.wall, self.clock)
+        queued = [run for run in memory.open_runs if run[1].is_queued]
+        begun = [run for run in memory.open_runs if not run[1].is_queued]
+        for at, record in (*begun[:-1], *queued[:-1]):
+            why = "a later run took over"
+            await self._write((at, run_records.ended(record, Outcome.FAILED, why, self.wall())))
+        self.queued = queued[-1] if queued else None
+        if begun:
+            at, record = begun[-1]
+            if record.outcome is Outcome.BLOCKED and record.monitor is None:
+                self.held = begun[-1]
             else:
                 record = run_records.close_attempt(record, "its owner was lost", self.wall())
-                self.current = CurrentRun(at, record)
-        self._ready.set()
+                self.current = CurrentRun(at, record, is_found=bool(record.attempts))
+                self.current.not_before = self.clock.now() + self.remaining_wait(record)
 
     async def _do_next(self) -> bool:
         """Do one thing that is due; return whether there was one."""
-        if self.current is not None:
+        if self.is_leaving:
+            return False
+        if self.current is not None and self._may_act(self.current):
             while self._preview is not None:
                 self._preview.cancel()
                 await self._preview_over.wait()
             await self._execute(self.current)
             return True
-        if self.held is not None and self.held[1].approved:
+        if self.held is not None and self.held[1].approved and not self.pause_reason:
             instant, record = self.held
             self.held = None
             self.current = CurrentRun(instant, record)
             return True
+        if self.queued is not None and not self.pause_reason:
+            await self._begin_queued()
+            return True
         if self._requests:
-            request = self._requests[0]
-            created = await self._create(self.wall(), "asked for")
-            if created is not None:
-                self._requests.remove(request)
-                if not request.created.done():
-                    request.created.set_result(created)
+            await self._serve(self._requests[0])
             return True
         return await self._do_scheduled()
 
-    async def _do_scheduled(self) -> bool:
-        now = self.wall()
-        due = what_is_due(self.job.spec, self._next_due(), now)
-        if due.instant is None and not due.passed_over:
+    def _may_act(self, running: CurrentRun) -> bool:
+        """Whether a run is to be carried on now; one that acts is, be it to be stopped."""
+        if running.is_acting:
+            return True
+        if self._is_interrupted(running):
             return False
-        is_skipping = self.job.spec.overlap is Overlap.SKIP and self._last_began is not None
-        if due.instant is not None and is_skipping and self._overlapped(due.instant):
-            due = Due(None, (*due.passed_over, due.instant))
-        if due.passed_over:
-            await self._pass_over(due.passed_over)
-        if due.instant is not None:
-            await self._create(due.instant, "due by the schedule", scheduled=due.instant)
+        is_time = running.record.cancelled or self.clock.now() >= running.not_before
+        return bool(is_time) and not self.why_not_now(running.record)[0]
+
+    def _is_interrupted(self, running: CurrentRun) -> bool:
+        """Whether a monitor waits for a preview to end; other runs end it."""
+        return running.record.monitor is not None and self._preview is not None
+
+    async def _begin_queued(self) -> None:
+        async with self._turn:
+            if self.queued is None or (self.held is not None and self.held[1].approved):
+                return
+            instant, record = self.queued
+            await self._end_held()
+            await self._end_parked()
+            self.queued = None
+            self.current = CurrentRun(instant, record)
+
+    async def _serve(self, request: Request) -> None:
+        """Create the run that somebody asked for."""
+        reason = asked(request.by)
+        if not self.job.spec.open_times.is_open(self.wall()):
+            reason = f"{reason}, {timetable.OUTSIDE}"
+        record = self._new_run(self.wall(), reason, by_hand=True)
+        created = await self._create(record)
+        if created is not None:
+            self._requests.remove(request)
+            if not request.created.done():
+                request.created.set_result(created)
+
+    async def _do_scheduled(self) -> bool:
+        if self._walls is None or self.pause_reason:
+            return False
+        todo = self._look_at_the_clock()
+        if isinstance(todo, Patience):
+            self.state = msgspec.structs.replace(self.state, was_paused=False)
+            return False
+        self._walls.forget()
+        if todo.passed:
+            await self._pass_over(todo)
+        if todo.instant is not None:
+            record = self._new_run(todo.instant, todo.reason)
+            if self.job.spec.trigger.realtime is not None:
+                record = msgspec.structs.replace(record, monitor=MonitorRecord())
+            await self._create(record)
         return True
 
-    async def _pass_over(self, instants: Iterable[datetime]) -> None:
+    def _look_at_the_clock(self) -> Todo | Patience:
+        assert self._walls is not None, "the task has begun"
+        self.next_due()
+        if self.current is not None and self.current.record.monitor is not None:
+            return Patience(None)  # one that rests is the one that is due
+        return timetable.look(self.job, self.state, self.wall(), self._walls.set_ahead_at())
+
+    async def _pass_over(self, todo: Todo) -> None:
         """Record instants that came and went without a run."""
-        passed = list(instants)
-        records = []
-        for at in passed:
-            overlapped = self._overlapped(at)
-            outcome = Outcome.SKIPPED if overlapped else Outcome.MISSED
-            reason = "the run before was still going on" if overlapped else "nobody ran it in time"
-            record = RunRecord(
-                due=at, generation=self.job.generation, outcome=outcome, reason=reason, ended=at
-            )
-            records.append((at, record))
-        self.state = msgspec.structs.replace(self.state, last_due=passed[-1])
-        await self.ledger.write(self.ownership, self.state, records)
-
-    def _overlapped(self, at: datetime) -> bool:
-        """Whether an instant came while the run before went on."""
-        began, ended = self._last_began, self.state.last_ended
-        return ended is not None and at <= ended and (began is None or began < at)
-
-    def _next_due(self) -> datetime | None:
-        return next_due(
-            self.job.spec,
-            anchor=self.job.record.changed_at,
-            last_due=self.state.last_due,
-            last_ended=self.state.last_ended,
-        )
+        async with self._turn:
+            state, records = run_records.numbered(self.state, todo.passed)
+            state = msgspec.structs.replace(state, was_paused=False)
+            await self.ledger.add(self.ownership, state, records)
+            self.state = self._stored = state
 
     async def _sleep(self) -> None:
         """Wait for a request, a change, or the next due instant; show when that is."""
-        due = self._next_due()
-        if due != self.state.next_due:
-            self.state = msgspec.structs.replace(self.state, next_due=due)
-            await self.ledger.write(self.ownership, self.state)
-        delay_s = None if due is None else max(0.0, (due - self.wall()).total_seconds())
+        patience = Patience(None)
+        if self.pause_reason:
+            self.state = msgspec.structs.replace(self.state, was_paused=True)
+        elif self._walls is not None:
+            found = self._look_at_the_clock()
+            patience = found if isinstance(found, Patience) else Patience(self.wall())
+        await self._show(patience)
+        waits = []
+        if patience.until is not None:
+            waits.append(max(0.0, (patience.until - self.wall()).total_seconds()) + 0.001)
+        if self.current is not None and not self._is_interrupted(self.current):
+            why, until = self.why_not_now(self.current.record)
+            if until is not None:
+                waits.append(max(0.0, (until - self.wall()).total_seconds()) + 0.001)
+            elif not why:
+                waits.append(max(0.0, self.current.not_before - self.clock.now()) + 0.001)
         try:
             # Short sleeps, so that a wall clock that is set shows soon.
-            async with asyncio.timeout(None if delay_s is None else min(delay_s + 0.001, 30.0)):
+            async with asyncio.timeout(min([*waits, _LOOK_S]) if waits else None):
                 await self._wake.wait()
         except TimeoutError:
             pass
 
-    async def _create(
-        self, instant: datetime, reason: str, *, scheduled: datetime | None = None
-    ) -> datetime | None:
+    async def _show(self, patience: Patience) -> None:
+        """Have the state say for what the job waits."""
+        phase, reason = self.state.phase, self.state.reason
+        if self.pause_reason:
+            phase, reason = "paused", self.pause_reason
+        elif self.current is not None:
+            phase, reason = "waiting", self.current.record.reason
+        elif patience.reason:
+            phase, reason = "waiting", patience.reason
+        elif self.held is not None:
+            phase, reason = "blocked", self.held[1].reason
+        elif phase in {"waiting", "paused"}:
+            phase, reason = ("failed" if self.state.last_outcome == "failed" else "idle"), ""
+        async with self._turn:
+            self.state = msgspec.structs.replace(
+                self.state, phase=phase, reason=reason, next_due=patience.until
+            )
+            if self.state != self._stored:
+                await self._write()
+
+    # New runs
+
+    async def _create(self, record: RunRecord) -> datetime | None:
         """Put a new run into the ledger before anything acts; return its instant.
 
         None when the run that waited was approved in the meantime: that one goes first.
@@ -359,152 +348,10 @@ class JobOwner:
         async with self._turn:
             if self.held is not None and self.held[1].approved:
                 return None
-            await self._replace_held()
-            while True:
-                try:
-                    await self._put_new(instant, reason, scheduled)
-                except RunExists:
-                    log.warning("run_exists", job=self.name, run=instant_text(instant))
-                    if scheduled is not None:
-                        self.state = msgspec.structs.replace(self.state, last_due=scheduled)
-                        return instant
-                    instant += timedelta(microseconds=1)  # asked for twice, or the clock was set
-                else:
-                    return instant
-
-    async def _replace_held(self) -> None:
-        if self.held is not None:
-            at, record = self.held
-            self.held = None
-            why = "a later run planned anew and took its place"
-            await self._record(at, run_records.ended(record, Outcome.BLOCKED, why, self.wall()))
-
-    async def _put_new(self, instant: datetime, reason: str, scheduled: datetime | None) -> None:
-        record = RunRecord(
-            due=instant,
-            generation=self.job.generation,
-            outcome=Outcome.RUNNING,
-            reason=reason,
-            started=self.wall(),
-        )
-        state = msgspec.structs.replace(
-            self.state, phase="running", reason=reason, last_run=instant_text(instant)
-        )
-        if scheduled is not None:
-            state = msgspec.structs.replace(state, last_due=scheduled)
-        await self.ledger.create(self.ownership, instant, record, state)
-        self.state = state
-        self.current = CurrentRun(instant, record)
-
-    async def _execute(self, running: CurrentRun) -> None:
-        """Carry a run to its end, or to a hold, and record it."""
-        instant = running.instant
-        token = str(self.ownership.token)
-        attempt = AttemptRecord(owner=self.node, token=token, started=self.wall())
-        running.record = msgspec.structs.replace(
-            running.record,
-            outcome=Outcome.RUNNING,
-            started=running.record.started or self.wall(),
-            attempts=(*running.record.attempts, attempt),
-            holds=(),
-        )
-        self._phase("running", running.record.reason)
-        await self.ledger.write(self.ownership, self.state, [(instant, running.record)])
-        try:
-            order = self._order(
-                instant_text(instant), approved=bytes.fromhex(running.record.approved)
-            )
-        except UnknownWorker as error:
-            await self._finish(
-                running, run_records.ended(running.record, Outcome.FAILED, str(error), self.wall())
-            )
-            return
-        watchers = Watchers(progress=lambda progress: _set_progress(running, progress))
-        with RunDriver(self.ownership, order, self.links, self.clock, watchers) as driver:
-            running.driver = driver
-            if running.is_cancelled:
-                driver.cancel()
-            ended = await self._drive(driver, running)
-            record = run_records.outcome_of(running.record, ended, self.wall())
-            await self._finish(running, record, ended)
-            driver.settle()
-        await self.ledger.trim(self.ownership)
-
-    async def _drive(self, driver: RunDriver, running: CurrentRun) -> RunEnded:
-        """Drive a run to its end, or, with `overlap: cancel`, until the next one is due."""
-        if self.job.spec.overlap is not Overlap.CANCEL:
-            return await driver.drive()
-        watching = asyncio.create_task(self._cancel_when_due(running))
-        try:
-            return await driver.drive()
-        finally:
-            watching.cancel()
-
-    async def _cancel_when_due(self, running: CurrentRun) -> None:
-        began = self.wall()
-        while True:
-            due = self._next_due()
-            every = self.job.spec.trigger.every
-            if due is None or every is None or self.job.spec.trigger.counts_from is From.END:
-                return
-            if due <= began:  # missed before the run: no reason to end it
-                step = timedelta(seconds=every.seconds)
-                due += ((began - due) // step + 1) * step
-            delay_s = (due - self.wall()).total_seconds()
-            if delay_s <= 0:
-                self._cancel_current(running)
-                return
-            await self.clock.sleep(min(delay_s + 0.001, 30.0))
-
-    async def _finish(
-        self, running: CurrentRun, record: RunRecord, ended: RunEnded | None = None
-    ) -> None:
-        """Record how a run stands now."""
-        text = instant_text(running.instant)
-        blocked = record.outcome is Outcome.BLOCKED
-        good = record.outcome is Outcome.SUCCEEDED
-        phase = {Outcome.BLOCKED: "blocked", Outcome.FAILED: "failed"}.get(record.outcome, "idle")
-        behind = () if good else (ended.behind if ended else tuple(self.job.spec.targets))
-        up_to_date = dict(self.state.up_to_date)
-        if record.outcome in {Outcome.SUCCEEDED, Outcome.FAILED} and record.started:
-            for target in self.job.spec.targets:
-                if target not in behind:
-                    up_to_date[target] = record.started
-        self.state = msgspec.structs.replace(
-            self.state,
-            phase=phase,
-            reason=record.reason,
-            last_run=text,
-            last_outcome=record.outcome.value,
-            last_success=record.started if good else self.state.last_success,
-            last_ended=self.wall(),
-            up_to_date=up_to_date,
-        )
-        self.current = None
-        self._last_began = record.started
-        self.held = (running.instant, record) if blocked else None
-        self.state = msgspec.structs.replace(self.state, next_due=self._next_due())
-        await self.ledger.write(self.ownership, self.state, [(running.instant, record)])
-        self._told.set()
-        self._told = asyncio.Event()
-
-    def _order(self, run: str, *, preview: bool = False, approved: bytes = b"") -> RunOrder:
-        """Return what the workers are told; raises UnknownWorker."""
-        return run_order(self.job, self.catalog.workers, run, preview=preview, approved=approved)
-
-    def _phase(self, phase: str, reason: str) -> None:
-        self.state = msgspec.structs.replace(self.state, phase=phase, reason=reason)
-
-    def _cancel_current(self, running: CurrentRun) -> None:
-        running.is_cancelled = True
-        if running.driver is not None:
-            running.driver.cancel()
-
-    async def _record(self, instant: datetime, record: RunRecord) -> None:
-        if self.held is None and self.current is None:
-            self._phase("idle", "")
-        await self.ledger.write(self.ownership, self.state, [(instant, record)])
-
-
-def _set_progress(running: CurrentRun, progress: Progress) -> None:
-    running.progress = progress
+            await self._end_held()
+            await self._end_parked()
+            is_monitor = record.monitor is not None
+            self._phase("monitoring" if is_monitor else "running", record.reason)
+            instant, record = await self._put_new(record)
+            self.current = CurrentRun(instant, record)
+            return instant

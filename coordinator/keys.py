@@ -1,4 +1,4 @@
-"""The names of Baton's keys in etcd: one prefix, seven families, made and parsed in one place."""
+"""The names of Baton's keys in etcd: one prefix, nine families, made and parsed in one place."""
 
 import re
 from dataclasses import dataclass
@@ -11,7 +11,6 @@ DEFAULT_PREFIX = "/baton/v1/"
 
 _PREFIX = re.compile(r"(/[A-Za-z0-9._-]{1,64}){1,8}/", re.ASCII)
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
-_INSTANT = "%Y-%m-%dT%H:%M:%S.%fZ"
 
 
 class Family(StrEnum):
@@ -24,6 +23,8 @@ class Family(StrEnum):
     COORDINATORS = "coordinators"
     WORKERS = "workers"
     GROUPS = "groups"
+    DRAINS = "drains"
+    LIVES = "lives"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +52,14 @@ def instant_text(instant: datetime) -> str:
     """Write a due instant as keys have it: UTC, microseconds, sorting as text; raises BadKey."""
     if instant.tzinfo is None:
         raise BadKey(f"an instant without a time zone: {instant.isoformat()}")
-    utc = instant.astimezone(UTC)
-    return f"{utc.year:04d}{utc.strftime(_INSTANT[2:])}"
+    utc = instant.astimezone(UTC).replace(tzinfo=None)
+    return f"{utc.isoformat(timespec='microseconds')}Z"
 
 
 def parse_instant(text: str) -> datetime:
     """Read a due instant as `instant_text` writes it; raises BadKey."""
     try:
-        instant = datetime.strptime(text, _INSTANT).replace(tzinfo=UTC)
+        instant = datetime.fromisoformat(text)
     except ValueError as error:
         raise BadKey(f"not an instant: {text[:80]!r}") from error
     if instant_text(instant) != text:
@@ -114,6 +115,14 @@ class Keys:
     def group(self, name: str) -> str:
         """Return the key of the active member of a worker group."""
         return self.under(Family.GROUPS) + check_name(name)
+
+    def life(self, coordinator: str) -> str:
+        """Return the key of what is known of a coordinator's ends."""
+        return self.under(Family.LIVES) + check_name(coordinator)
+
+    def drain(self, coordinator: str) -> str:
+        """Return the key that says that a coordinator takes no jobs."""
+        return self.under(Family.DRAINS) + check_name(coordinator)
 
     def parse(self, key: str) -> ParsedKey:
         """Take a key apart; raises BadKey for one that no method here makes."""

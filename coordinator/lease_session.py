@@ -209,7 +209,11 @@ class LeasePool:
         await asyncio.gather(*self._keepers.values(), return_exceptions=True)
         sessions = [one for one in self._sessions.values() if one.end_reason is None]
         await asyncio.gather(*(session.close() for session in sessions))
-        await asyncio.gather(*self._revoking)
+        if self._revoking:
+            _, left = await asyncio.wait(self._revoking, timeout=_REVOKE_S)
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
 
     async def _keep(self, ttl_s: int) -> None:
         while True:
@@ -226,10 +230,26 @@ class LeasePool:
                 observer.session_started(session)
             reason = await session.ended()
             if reason is EndReason.EXPIRED:
-                # etcd may still keep the keys of a holder that fell silent: let them go now.
-                revoking = asyncio.create_task(revoke_quietly(self._store, session.lease_id))
+                revoking = asyncio.create_task(self._let_go(session.lease_id))
                 self._revoking.add(revoking)
                 revoking.add_done_callback(self._revoking.discard)
+
+    async def _let_go(self, lease_id: int) -> None:
+        """Revoke the lease of a holder that fell silent, however long etcd is away.
+
+        Without a quorum no lease ends; when there is one again, all of them begin anew, and the keys of
+        this one would keep everybody off for a whole TTL more.
+        """
+        while True:
+            try:
+                await self._store.revoke(lease_id)
+            except StoreUnavailable:
+                await self._clock.sleep(_GRANT_PAUSE_S)
+            except StoreError as error:
+                log.warning("lease_not_revoked", lease=f"{lease_id:x}", error=str(error))
+                return
+            else:
+                return
 
     def _keeper_ended(self, keeper: "asyncio.Task[None]") -> None:
         """Wake those who wait for a session when an observer's fault ended the keeper."""

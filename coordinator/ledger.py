@@ -6,31 +6,52 @@ A run is created once, under the id (job, due instant), before anything acts; ev
 the same key again.
 """
 
+import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
+import msgspec
 import structlog
 
-from coordinator.errors import CoordinatorError, StoreUnavailable
+from coordinator.errors import CoordinatorError, StoreFull, StoreUnavailable
 from coordinator.keys import Keys, parse_instant
 from coordinator.ownership import Ownership
-from coordinator.records import RunRecord, StateRecord, decode, encode
+from coordinator.records import RunRecord, StateRecord, decode, encode, seal_of
 from coordinator.store import Compare, Delete, Field, Get, KeyValue, Op, Put, Store
 from wire.clock import Clock
 
 log = structlog.get_logger()
 
 RETRY_S = 0.2
+FULL_RETRY_S = 1.0
+"""How often a write is tried again while etcd is at its quota."""
 KEPT_RUNS = 200
 """How many ended runs of a job stay in the ledger; the open one always does."""
 KEPT_PASSED_OVER = 1_000
 """How many instants without a run stay in it: they push no run out."""
+KEPT_AGE = timedelta(days=400)
+"""How long they stay: over a year, so that a yearly run can be compared with the one before."""
+KEPT_ANYWAY = 10
+RECALLS_AT_ONCE = 32
 _TXN_OPS = 100
+_TICK = timedelta(microseconds=1)
 
 
 class NotOwner(CoordinatorError):
     """The owner key is not ours any more: stop, another coordinator goes on."""
+
+
+class TokenRefused(NotOwner):
+    """A worker has accepted a higher token: of a newer owner, or before etcd was set back."""
+
+    def __init__(self, worker: str, detail: str) -> None:
+        super().__init__(f"worker {worker}: {detail}")
+        self.worker = worker
+
+
+class LedgerMoved(CoordinatorError):
+    """An earlier write of ours that was given up came through: recall what is true before writing."""
 
 
 class RunExists(CoordinatorError):
@@ -53,15 +74,24 @@ class Ledger:
         self._store = store
         self._keys = keys
         self._clock = clock
+        self._recalls = asyncio.Semaphore(RECALLS_AT_ONCE)
+        self.full = ""
+        """Why nothing can be written at present, empty when it can: etcd is at its quota."""
         self._revisions: dict[str, int] = {}
         """By job the revision of its state when we last wrote or recalled it; 0 for none."""
+        self._pens: dict[str, asyncio.Lock] = {}
+        """By job: its owner writes one thing after another."""
 
     async def recall(self, job: str) -> JobMemory:
-        """Read a job's state and its open runs, oldest first: what its new owner does first."""
-        kv = await self._store.get(self._keys.state(job))
-        self._revisions[job] = 0 if kv is None else kv.mod_revision
-        state = StateRecord() if kv is None else decode(kv.value, StateRecord)
-        runs = await self.runs(job)
+        """Read a job's state and its open runs, oldest first: what its new owner does first.
+
+        A few jobs at a time: whoever takes over thousands must not bury etcd under reads.
+        """
+        async with self._recalls:
+            kv = await self._store.get(self._keys.state(job))
+            self._revisions[job] = 0 if kv is None else kv.mod_revision
+            state = StateRecord() if kv is None else decode(kv.value, StateRecord)
+            runs = await self.runs(job)
         return JobMemory(state, tuple((at, run) for at, run in runs if run.is_open))
 
     async def state(self, job: str) -> StateRecord:
@@ -74,10 +104,26 @@ class Ledger:
         snapshot = await self._store.range(self._keys.runs(job))
         return [self._read_run(kv) for kv in snapshot.kvs]
 
+    async def whole(self, job: str) -> tuple[StateRecord, list[tuple[str, bytes]]]:
+        """Read a job's state and its runs of the same moment, as they lie there; raise StoreUnavailable.
+
+        Every write about runs writes the state with it.
+        """
+        prefix = self._keys.runs(job)
+        before = await self._store.get(self._keys.state(job))
+        while True:
+            snapshot = await self._store.range(prefix)
+            after = await self._store.get(self._keys.state(job))
+            if before == after:
+                break
+            before = after
+        state = StateRecord() if before is None else decode(before.value, StateRecord)
+        return state, [(kv.key.removeprefix(prefix), kv.value) for kv in snapshot.kvs]
+
     async def run(self, job: str, instant: datetime) -> RunRecord | None:
         """Read one run."""
         kv = await self._store.get(self._keys.run(job, instant))
-        return None if kv is None else decode(kv.value, RunRecord)
+        return None if kv is None else _unsealed(kv)
 
     async def create(
         self, owned: Ownership, instant: datetime, run: RunRecord, state: StateRecord
@@ -85,7 +131,8 @@ class Ledger:
         """Create a run, once; raise RunExists when somebody did before, and NotOwner."""
         key = self._keys.run(owned.job, instant)
         new = Compare(key, Field.CREATE, 0)
-        await self._commit(owned, [new], [Put(key, encode(run)), self._put(owned, state)])
+        put = self._put_run(owned, instant, run)
+        await self._commit(owned, [new], [put, self._put(owned, state)])
 
     async def write(
         self,
@@ -98,22 +145,59 @@ class Ledger:
         CRASH: many runs take several transactions. The state, which says up to where instants have
         been dealt with, comes in the last, so that the next owner puts the rest.
         """
-        puts: list[Op] = [Put(self._keys.run(owned.job, at), encode(run)) for at, run in runs]
+        puts: list[Op] = [self._put_run(owned, at, run) for at, run in runs]
         puts.append(self._put(owned, state))
         for start in range(0, len(puts), _TXN_OPS):
             await self._commit(owned, [], puts[start : start + _TXN_OPS])
 
-    async def trim(self, owned: Ownership) -> None:
-        """Delete the oldest ended runs beyond what is kept."""
+    async def add(
+        self, owned: Ownership, state: StateRecord, runs: Sequence[tuple[datetime, RunRecord]]
+    ) -> None:
+        """Create records of instants passed over, all at once; raise NotOwner.
+
+        At most `schedule.TOLD_AT_MOST` + 1 of them. An instant that has a record already, since the
+        wall clock was set back, gets a key beside it.
+        """
+        while True:
+            keys = [self._keys.run(owned.job, at) for at, _ in runs]
+            new = [Compare(key, Field.CREATE, 0) for key in keys]
+            puts = [self._put_run(owned, at, run) for at, run in runs]
+            try:
+                await self._commit(owned, new, [*puts, self._put(owned, state)])
+            except RunExists:
+                found = await self._store.txn((), [Get(key) for key in keys])
+                runs = [
+                    (at if kv is None else at + _TICK, run)
+                    for (at, run), kv in zip(runs, found.gets, strict=True)
+                ]
+            else:
+                return
+
+    async def trim(self, owned: Ownership, state: StateRecord, now: datetime) -> StateRecord:
+        """Delete ended runs beyond what is kept, by count and age; return the state that says so.
+
+        However old, the newest KEPT_ANYWAY stay.
+        """
         ended = [(at, run) for at, run in await self.runs(owned.job) if not run.is_open]
-        ran = [at for at, run in ended if run.started is not None]
-        passed_over = [at for at, run in ended if run.started is None]
-        surplus = [
-            Delete(self._keys.run(owned.job, at))
-            for at in (*ran[:-KEPT_RUNS], *passed_over[:-KEPT_PASSED_OVER])
+        ended.sort(key=lambda one: one[1].seq)
+        ran = _surplus([one for one in ended if one[1].started is not None], KEPT_RUNS, now)
+        passed_over = _surplus(
+            [one for one in ended if one[1].started is None], KEPT_PASSED_OVER, now
+        )
+        surplus = [*ran, *passed_over]
+        if not surplus:
+            return state
+        last_seqs = [
+            max([trimmed, *(run.seq for _, run in gone)])
+            for trimmed, gone in ((state.trimmed[0], ran), (state.trimmed[1], passed_over))
         ]
-        for start in range(0, len(surplus), _TXN_OPS):
-            await self._commit(owned, [], surplus[start : start + _TXN_OPS])
+        state = msgspec.structs.replace(state, trimmed=(last_seqs[0], last_seqs[1]))
+        # CRASH: the state, which says what may be missing, comes before the deletions.
+        await self._commit(owned, [], [self._put(owned, state)])
+        deletes = [Delete(self._keys.run(owned.job, at)) for at, _ in surplus]
+        for start in range(0, len(deletes), _TXN_OPS):
+            await self._commit(owned, [], deletes[start : start + _TXN_OPS])
+        return state
 
     async def forget(self, job: str) -> None:
         """Delete everything about a job that was deleted."""
@@ -121,6 +205,10 @@ class Ledger:
         for kv in snapshot.kvs:
             await self._store.delete(kv.key)
         await self._store.delete(self._keys.state(job))
+
+    def _put_run(self, owned: Ownership, at: datetime, run: RunRecord) -> Put:
+        sealed = msgspec.structs.replace(run, seal=seal_of(owned.job, at, run))
+        return Put(self._keys.run(owned.job, at), encode(sealed))
 
     def _put(self, owned: Ownership, state: StateRecord) -> Put:
         return Put(self._keys.state(owned.job), encode(state))
@@ -132,6 +220,12 @@ class Ledger:
 
         Puts of the same values may be repeated, so a lost answer is followed by another attempt.
         """
+        async with self._pens.setdefault(owned.job, asyncio.Lock()):
+            await self._commit_alone(owned, compares, ops)
+
+    async def _commit_alone(
+        self, owned: Ownership, compares: Sequence[Compare], ops: Sequence[Op]
+    ) -> None:
         key = self._keys.state(owned.job)
         while True:
             if not owned.is_held:
@@ -139,6 +233,7 @@ class Ledger:
             unchanged = Compare(key, Field.MOD, self._revisions.get(owned.job, 0))
             try:
                 result = await self._store.txn([owned.compare(), unchanged, *compares], ops)
+                self.full = ""
                 if result.succeeded:
                     if any(isinstance(op, Put) and op.key == key for op in ops):
                         self._revisions[owned.job] = result.revision
@@ -148,13 +243,21 @@ class Ledger:
             except StoreUnavailable as error:
                 log.warning("ledger_write_delayed", job=owned.job, why=str(error))
                 await self._clock.sleep(RETRY_S)
+            except StoreFull as error:
+                if not self.full:
+                    log.error("etcd_full", job=owned.job, why=str(error))
+                self.full = str(error)
+                await self._clock.sleep(FULL_RETRY_S)
 
     async def _was_done(
         self, owned: Ownership, compares: Sequence[Compare], ops: Sequence[Op]
     ) -> bool:
         """Find out why a transaction failed: True when it is an earlier attempt of ours that did it.
 
-        Raises NotOwner and RunExists; False means that it is worth another attempt.
+        Raises NotOwner, LedgerMoved and RunExists; False means that it is worth another attempt.
+
+        RACE: whoever is cancelled in the middle of a write does not know what became of it. What it
+        wrote must not be overwritten by somebody who has not read it.
         """
         key = self._keys.state(owned.job)
         puts = {op.key: op.value for op in ops if isinstance(op, Put)}
@@ -165,15 +268,31 @@ class Ledger:
         there = dict(zip(keys, found.gets, strict=True))
         state = there[key]
         revision = 0 if state is None else state.mod_revision
-        has_changed = revision != self._revisions.get(owned.job, 0)
-        self._revisions[owned.job] = revision
-        if has_changed and key in puts:
+        if revision != self._revisions.get(owned.job, 0):
             values = {one: kv.value for one, kv in there.items() if kv is not None}
-            if puts.items() <= values.items():
-                return True
+            if key not in puts or not puts.items() <= values.items():
+                raise LedgerMoved(
+                    f"job {owned.job}: a write that was given up has come through after all"
+                )
+            self._revisions[owned.job] = revision
+            return True
         if any(there[compare.key] is not None for compare in compares):
             raise RunExists(f"job {owned.job}: a run for this instant exists")
         return False
 
     def _read_run(self, kv: KeyValue) -> tuple[datetime, RunRecord]:
-        return parse_instant(kv.key.rsplit("/", 1)[1]), decode(kv.value, RunRecord)
+        return parse_instant(kv.key.rsplit("/", 1)[1]), _unsealed(kv)
+
+
+def _surplus(
+    ended: list[tuple[datetime, RunRecord]], kept: int, now: datetime
+) -> list[tuple[datetime, RunRecord]]:
+    """Return which records go of those that ended, oldest first."""
+    too_many = ended[:-kept]
+    rest = ended[len(too_many) : -KEPT_ANYWAY]
+    return too_many + [one for one in rest if now - (one[1].ended or now) > KEPT_AGE]
+
+
+def _unsealed(kv: KeyValue) -> RunRecord:
+    """Return a record as its owner made it; the seal is between the ledger and its proof."""
+    return msgspec.structs.replace(decode(kv.value, RunRecord), seal="")

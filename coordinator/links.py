@@ -8,20 +8,10 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import grpc
-import grpc.aio
-import structlog
-
-from baton.v1 import worker_pb2, worker_pb2_grpc
+from coordinator.conversation import Connect, Conversation, LinkBroken
 from coordinator.lease_session import LeaseSession
-from wire.channel import Credentials, open_channel
 from wire.clock import Clock
-from wire.errors import ProtocolError, WireError
-from wire.identity import Role
-from wire.orders import Extend, Hello, Order, Pulse, Report
-from wire.worker_convert import order_to_wire, report_from_wire
-
-log = structlog.get_logger()
+from wire.orders import Extend, Order, Pulse, Report
 
 FIRST_BACKOFF_S = 0.05
 LAST_BACKOFF_S = 1.0
@@ -54,9 +44,8 @@ class Subscription:
     link: "WorkerLink"
 
     def send(self, order: Order) -> None:
-        """Queue an order, unless the lease is over: an owner past its deadline says nothing (I12)."""
-        if self.lease.remaining_s() > 0:
-            self.link.send(order)
+        """Give an order, unless the lease is over: an owner past its deadline says nothing (I12)."""
+        self.link.send(order, self.lease)
 
     def close(self) -> None:
         """Hear no more."""
@@ -69,12 +58,11 @@ class WorkerLink:
 
     worker: str
     address: str
-    node: str
-    credentials: Credentials
+    connect: Connect
     clock: Clock
     is_up: bool = False
     _subscriptions: list[Subscription] = field(default_factory=list)
-    _orders: "asyncio.Queue[Order]" = field(default_factory=asyncio.Queue)
+    _orders: "asyncio.Queue[tuple[Order, LeaseSession]]" = field(default_factory=asyncio.Queue)
     _task: "asyncio.Task[None] | None" = None
 
     def subscribe(
@@ -94,10 +82,10 @@ class WorkerLink:
         if subscription in self._subscriptions:
             self._subscriptions.remove(subscription)
 
-    def send(self, order: Order) -> None:
-        """Queue an order for the connection that stands; dropped when none does."""
-        if self.is_up:
-            self._orders.put_nowait(order)
+    def send(self, order: Order, lease: LeaseSession) -> None:
+        """Queue an order; dropped when no connection stands, or the lease is over."""
+        if self.is_up and lease.remaining_s() > 0:
+            self._orders.put_nowait((order, lease))
 
     async def close(self) -> None:
         """Hang up."""
@@ -121,49 +109,35 @@ class WorkerLink:
     async def _converse(self) -> tuple[str, bool]:
         """Talk until the link breaks; return why, and whether it was up at all."""
         was_up = False
+        speaker: asyncio.Task[None] | None = None
         try:
-            expected = (Role.WORKER, self.worker)
-            channel = open_channel(self.address, self.credentials, expected)
-        except WireError as error:
-            return str(error), False
-        try:
-            call = worker_pb2_grpc.WorkerStub(channel).Link()
-            await call.write(order_to_wire(Hello(self.node)))
-            speaker: asyncio.Task[None] | None = None
-            try:
-                while True:
-                    message = await call.read()
-                    if message == grpc.aio.EOF:
-                        return await _why_ended(call), was_up
-                    assert isinstance(message, worker_pb2.Report)
-                    if not was_up:
-                        was_up = self.is_up = True
-                        self._orders = asyncio.Queue()
-                        speaker = asyncio.create_task(self._speak(call, self._orders))
-                        self._tell(LinkUp())
-                    self._hear(report_from_wire(message))
-            finally:
-                self.is_up = False
-                if speaker is not None:
-                    speaker.cancel()
-                call.cancel()
-        except grpc.aio.AioRpcError as error:
-            return _describe(error), was_up
-        except (ProtocolError, asyncio.InvalidStateError) as error:
+            async with self.connect(self.worker, self.address) as conversation:
+                try:
+                    while True:
+                        report = await conversation.hear()
+                        if not was_up:
+                            was_up = self.is_up = True
+                            self._orders = asyncio.Queue()
+                            speaker = asyncio.create_task(self._speak(conversation, self._orders))
+                            self._tell(LinkUp())
+                        self._hear(report)
+                finally:
+                    self.is_up = False
+                    if speaker is not None:
+                        speaker.cancel()
+        except LinkBroken as error:
             return str(error), was_up
-        finally:
-            await channel.close()
 
     async def _speak(
-        self,
-        call: "grpc.aio.StreamStreamCall[worker_pb2.Order, worker_pb2.Report]",
-        queue: "asyncio.Queue[Order]",
+        self, conversation: Conversation, queue: "asyncio.Queue[tuple[Order, LeaseSession]]"
     ) -> None:
         while True:
-            order = await queue.get()
+            order, lease = await queue.get()
+            if lease.remaining_s() <= 0:
+                continue  # the process stood still while the order waited
             try:
-                await call.write(order_to_wire(order))
-            except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                await conversation.say(order)
+            except LinkBroken:
                 return  # the reader hears the reason
 
     def _hear(self, report: Report) -> None:
@@ -172,7 +146,7 @@ class WorkerLink:
             for lease_id, lease in leases.items():
                 remaining_s = lease.remaining_s()
                 if remaining_s > 0:
-                    self.send(Extend(f"{lease_id:x}", report.stamp_ns, remaining_s))
+                    self.send(Extend(f"{lease_id:x}", report.stamp_ns, remaining_s), lease)
             return
         for subscription in [s for s in self._subscriptions if s.job == report.job]:
             subscription.deliver(report)
@@ -186,8 +160,7 @@ class WorkerLink:
 class WorkerLinks:
     """All links of one coordinator."""
 
-    node: str
-    credentials: Credentials
+    connect: Connect
     clock: Clock
     _links: dict[tuple[str, str], WorkerLink] = field(default_factory=dict)
 
@@ -195,21 +168,9 @@ class WorkerLinks:
         """Return the link to a worker at an address, made when first asked for."""
         key = (worker, address)
         if key not in self._links:
-            self._links[key] = WorkerLink(worker, address, self.node, self.credentials, self.clock)
+            self._links[key] = WorkerLink(worker, address, self.connect, self.clock)
         return self._links[key]
 
     async def close(self) -> None:
         """Hang up everywhere."""
         await asyncio.gather(*(link.close() for link in self._links.values()))
-
-
-def _describe(error: grpc.aio.AioRpcError) -> str:
-    return f"{error.code().name.lower().replace('_', ' ')}: {error.details()}"
-
-
-async def _why_ended(
-    call: "grpc.aio.StreamStreamCall[worker_pb2.Order, worker_pb2.Report]",
-) -> str:
-    code = await call.code()
-    details = await call.details()
-    return f"{code.name.lower().replace('_', ' ')}: {details or 'the worker hung up'}"

@@ -7,6 +7,7 @@ time stands still for leases, and each gets its full TTL again when the quorum i
 import asyncio
 import contextlib
 import random
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -63,7 +64,7 @@ class MemoryEtcd:
         self._next_lease = 1
         self._scanner: asyncio.Task[None] | None = None
         self._has_quorum = True
-        self._listeners: list[Callable[[], None]] = []
+        self._listeners: list[tuple[str, Callable[[], None]]] = []
 
     @property
     def has_quorum(self) -> bool:
@@ -78,14 +79,15 @@ class MemoryEtcd:
         self._has_quorum = has_quorum
         self.tell_listeners()
 
-    def listen(self, listener: Callable[[], None]) -> Callable[[], None]:
-        """Have `listener` called after every change; returns what ends that."""
-        self._listeners.append(listener)
-        return lambda: self._listeners.remove(listener)
+    def listen(self, listener: Callable[[], None], prefix: str) -> Callable[[], None]:
+        """Have `listener` called after every change under a prefix; returns what ends that."""
+        entry = (prefix, listener)
+        self._listeners.append(entry)
+        return lambda: self._listeners.remove(entry)
 
     def tell_listeners(self) -> None:
         """Have every listener look again."""
-        for listener in tuple(self._listeners):
+        for _, listener in tuple(self._listeners):
             listener()
 
     def read(self, prefix: str) -> tuple[KeyValue, ...]:
@@ -101,11 +103,11 @@ class MemoryEtcd:
         if revision + 1 < self.compacted:
             return None
         found = []
-        for changes in self._history:
-            if changes.revision > revision:
-                events = tuple(event for event in changes.events if _key(event).startswith(prefix))
-                if events:
-                    found.append(Changes(changes.revision, events))
+        first = bisect_right(self._history, revision, key=lambda one: one.revision)
+        for changes in self._history[first:]:
+            events = tuple(event for event in changes.events if _key(event).startswith(prefix))
+            if events:
+                found.append(Changes(changes.revision, events))
         return found
 
     def compact(self, revision: int) -> None:
@@ -222,7 +224,10 @@ class MemoryEtcd:
         if events:
             self.revision += 1
             self._history.append(Changes(self.revision, tuple(events)))
-            self.tell_listeners()
+            keys = [_key(event) for event in events]
+            for prefix, listener in tuple(self._listeners):
+                if any(key.startswith(prefix) for key in keys):
+                    listener()
 
     async def _expire(self) -> None:
         await self.clock.sleep(self.random.uniform(0, _SCAN_S))

@@ -2,9 +2,10 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from enum import StrEnum
+from typing import TypeVar
 
 from coordinator.errors import StoreUnavailable
 from coordinator.memory_etcd import MemoryEtcd
@@ -26,6 +27,9 @@ __all__ = ["Fault", "MemoryEtcd", "MemoryStore"]
 
 _SHORTEST_S, _LONGEST_S = 0.0002, 0.003
 """How long a request or an answer or an event is on its way."""
+
+
+T = TypeVar("T")
 
 
 class Fault(StrEnum):
@@ -74,35 +78,24 @@ class MemoryStore:
 
     async def cluster_id(self) -> int:
         """Return the cluster's own id."""
-        await self._pass()
-        return self._etcd.cluster_id
+        return await self._call(lambda: self._etcd.cluster_id)
 
     async def get(self, key: str) -> KeyValue | None:
         """Read one key."""
-        await self._pass()
-        found = self._etcd.get(key)
-        await self._pass()
-        return found
+        return await self._call(lambda: self._etcd.get(key))
 
     async def range(self, prefix: str) -> Snapshot:
         """Read all keys under a prefix."""
-        await self._pass()
-        snapshot = Snapshot(self._etcd.revision, self._etcd.read(prefix))
-        await self._pass()
-        return snapshot
+        return await self._call(lambda: Snapshot(self._etcd.revision, self._etcd.read(prefix)))
 
     async def put(self, key: str, value: bytes, *, lease: int = 0) -> int:
         """Write one key and return the revision."""
-        await self._pass()
-        result = self._etcd.txn((), (Put(key, value, lease),), ())
-        await self._pass()
+        result = await self._call(lambda: self._etcd.txn((), (Put(key, value, lease),), ()))
         return result.revision
 
     async def delete(self, key: str) -> bool:
         """Delete one key; say whether it was there."""
-        await self._pass()
-        result = self._etcd.txn((), (Get(key), Delete(key)), ())
-        await self._pass()
+        result = await self._call(lambda: self._etcd.txn((), (Get(key), Delete(key)), ()))
         return result.gets[0] is not None
 
     async def txn(
@@ -110,57 +103,35 @@ class MemoryStore:
     ) -> TxnResult:
         """Run one transaction, or the fault that is next."""
         fault = self._faults.popleft() if self._faults else None
-        await self._pass()
-        if fault is Fault.REQUEST_LATE:
-            late = asyncio.create_task(self._run_late(compares, success, failure))
-            self._late.add(late)
-            late.add_done_callback(self._late.discard)
-        if fault in {Fault.REQUEST_LOST, Fault.REQUEST_LATE}:
-            await self._give_up(self._late_s / 2)
-        result = self._etcd.txn(compares, success, failure)
-        if fault is Fault.ANSWER_LOST:
-            await self._give_up(self._late_s / 2)
-        await self._pass()
-        return result
+        return await self._call(lambda: self._etcd.txn(compares, success, failure), fault)
 
     async def grant(self, ttl_s: int) -> LeaseGrant:
         """Grant a lease of at least `ttl_s` whole seconds."""
         sent_at = self._clock.now()
-        await self._pass()
-        lease_id, granted_s = self._etcd.grant(ttl_s)
-        await self._pass()
+        lease_id, granted_s = await self._call(lambda: self._etcd.grant(ttl_s))
         return LeaseGrant(lease_id, granted_s, sent_at)
 
     async def keep_alive(self, lease_id: int) -> float:
         """Renew a lease once; return the TTL in seconds, or 0 when the lease is gone."""
-        await self._pass()
-        ttl_s = self._etcd.keep_alive(lease_id)
-        await self._pass()
-        return ttl_s
+        return await self._call(lambda: self._etcd.keep_alive(lease_id))
 
     async def revoke(self, lease_id: int) -> None:
         """End a lease and delete its keys; a lease that is gone already is no error."""
-        await self._pass()
-        self._etcd.revoke(lease_id)
-        await self._pass()
+        await self._call(lambda: self._etcd.revoke(lease_id))
 
     async def time_to_live(self, lease_id: int) -> float:
         """Return the seconds left, or 0 when the lease is gone."""
-        await self._pass()
-        left_s = self._etcd.time_to_live(lease_id)
-        await self._pass()
-        return left_s
+        return await self._call(lambda: self._etcd.time_to_live(lease_id))
 
     async def compact(self, revision: int) -> None:
         """Forget the history before a revision."""
-        await self._pass()
-        self._etcd.compact(revision)
+        await self._call(lambda: self._etcd.compact(revision))
 
     @asynccontextmanager
     async def watch(self, prefix: str) -> AsyncIterator[AsyncIterator[Snapshot | Changes]]:
         """Follow a prefix until the block is left."""
         wake = asyncio.Event()
-        unlisten = self._etcd.listen(wake.set)
+        unlisten = self._etcd.listen(wake.set, prefix)
         try:
             yield self._follow(prefix, wake)
         finally:
@@ -199,6 +170,21 @@ class MemoryStore:
     async def _delay(self) -> None:
         await self._clock.sleep(self._etcd.random.uniform(_SHORTEST_S, _LONGEST_S))
 
+    async def _call(self, do: Callable[[], T], fault: Fault | None = None) -> T:
+        """Have the server do something and return its answer; raises StoreUnavailable."""
+        await self._pass()
+        if fault is Fault.REQUEST_LATE:
+            late = asyncio.create_task(self._do_late(do))
+            self._late.add(late)
+            late.add_done_callback(self._late.discard)
+        if fault in {Fault.REQUEST_LOST, Fault.REQUEST_LATE}:
+            await self._give_up(self._late_s / 2)
+        answer = do()
+        if fault is Fault.ANSWER_LOST:
+            await self._give_up(self._late_s / 2)
+        await self._pass()
+        return answer
+
     async def _pass(self) -> None:
         """Go one way between client and server; raises StoreUnavailable when none is open in time."""
         await self._delay()
@@ -216,8 +202,6 @@ class MemoryStore:
     def _unavailable(self) -> StoreUnavailable:
         return StoreUnavailable("no answer", {"memory": "cut off, no quorum or lost"})
 
-    async def _run_late(
-        self, compares: Sequence[Compare], success: Sequence[Op], failure: Sequence[Op]
-    ) -> None:
+    async def _do_late(self, do: Callable[[], object]) -> None:
         await self._clock.sleep(self._late_s)
-        self._etcd.txn(compares, success, failure)
+        do()

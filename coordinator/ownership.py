@@ -11,6 +11,9 @@ from coordinator.lease_session import LeaseSession
 from coordinator.store import Compare, Field, KeyValue
 from wire.token import Token
 
+DRILL = "drill"
+"""The reason in the key of an owner that lost its lease on purpose, and does not stand again at once."""
+
 
 @dataclass(frozen=True, slots=True)
 class Claim:
@@ -80,6 +83,8 @@ class LostReason(StrEnum):
     """The lease behind it is over."""
     VANISHED = "vanished"
     """The key was deleted by somebody else, or its lease ended in etcd."""
+    DRILLED = "drilled"
+    """We fell silent on purpose, and leave the key to its lease."""
     CHANGED = "changed"
     """The key is there, but no longer as we wrote it."""
 

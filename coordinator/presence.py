@@ -41,6 +41,8 @@ class Presence:
         self._clock = clock
         self._leases = leases
         self._name = name
+        self._record: CoordinatorRecord | None = None
+        self._changed = asyncio.Event()
         self.instance = secrets.token_hex(8)
 
     async def claim(self, record: CoordinatorRecord) -> None:
@@ -59,12 +61,19 @@ class Presence:
                 )
             await self._clock.sleep(_LOOK_S)
 
+    def say(self, record: CoordinatorRecord) -> None:
+        """Have `keep` write another record soon."""
+        self._record = record
+        self._changed.set()
+
     async def keep(self, record: CoordinatorRecord) -> None:
-        """Put the key again after every loss of the lease; runs until cancelled."""
+        """Put the key again after a loss of the lease, and after `say`; runs until cancelled."""
+        self._record = record
         while True:
             session = await self._leases.session(TTL_S)
+            self._changed.clear()
             try:
-                holder = await self._put(record, session)
+                holder = await self._put(self._record, session)
             except StoreError as error:
                 log.warning("presence_not_written", why=str(error))
                 await self._clock.sleep(_AFTER_FAILURE_S)
@@ -72,7 +81,15 @@ class Presence:
             if holder is not None:
                 log.error("name_taken_over", name=self._name, by=holder.address)
                 raise NameInUse(f"coordinator {self._name} was replaced by one at {holder.address}")
-            await session.ended()
+            waiting: list[asyncio.Task[object]] = [
+                asyncio.create_task(session.ended()),
+                asyncio.create_task(self._changed.wait()),
+            ]
+            try:
+                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for one in waiting:
+                    one.cancel()
 
     async def _put(
         self, record: CoordinatorRecord, session: LeaseSession

@@ -4,7 +4,7 @@ import asyncio
 
 import structlog
 
-from coordinator.errors import StoreError
+from coordinator.errors import CoordinatorError, StoreError
 from coordinator.keys import Keys
 from coordinator.store import Store
 
@@ -14,19 +14,37 @@ _TTL_S = 2
 _GONE_AFTER_S = 6.0
 
 
-async def check_store(store: Store, keys: Keys) -> None:
-    """See a key written and a lease of 2 s expire; what is wrong is logged as an error.
+class LeasesStay(CoordinatorError):
+    """A lease that nobody renewed did not expire."""
 
-    Takes up to 8 s and harms nobody: its one key is bound to the lease that ends.
+
+async def see_lease_expire(store: Store, keys: Keys) -> float:
+    """See a key written and a lease of 2 s expire; return after how long, in seconds.
+
+    Takes up to 8 s and harms nobody: its one key is bound to the lease that ends. Raises LeasesStay
+    and StoreError.
     """
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    lease = await store.grant(_TTL_S)
+    key = f"{keys.prefix}checks/{lease.lease_id:x}"
+    await store.put(key, b"expires by itself", lease=lease.lease_id)
     try:
-        lease = await store.grant(_TTL_S)
-        key = f"{keys.prefix}checks/{lease.lease_id:x}"
-        await store.put(key, b"expires by itself", lease=lease.lease_id)
         async with asyncio.timeout(lease.ttl_s + _GONE_AFTER_S):
             while await store.get(key) is not None:
                 await asyncio.sleep(0.2)
     except TimeoutError:
+        raise LeasesStay(
+            f"a lease of {_TTL_S} s is there after {loop.time() - began:.0f} s"
+        ) from None
+    return loop.time() - began
+
+
+async def check_store(store: Store, keys: Keys) -> None:
+    """See a lease expire; what is wrong is logged as an error."""
+    try:
+        await see_lease_expire(store, keys)
+    except LeasesStay:
         log.error(
             "leases_do_not_expire",
             then="a dead coordinator's jobs would never be taken over: check etcd's health",

@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from coordinator.cluster import NotFound
 from coordinator.errors import CoordinatorError
-from coordinator.views import JobView, RunView, StatusView
+from coordinator.views import CoordinatorView, JobView, RunView, StatusView
 
 _REFRESH_S = 5
 _STYLE = """
@@ -133,7 +133,7 @@ def _page(node: str, status: StatusView) -> str:
         for job in status.jobs
     ]
     coordinators = [
-        [one.name, one.address, one.jobs_owned, one.version, one.since or "-"]
+        [one.name, one.address, one.jobs_owned, one.version, one.since or "-", _state(one)]
         for one in status.coordinators
     ]
     workers = [
@@ -154,9 +154,15 @@ def _page(node: str, status: StatusView) -> str:
         f"<style>{_STYLE}</style><h1>Baton</h1><p>Answered by {html.escape(node)}.</p>"
         f"<h2>Jobs</h2>{_table(heads, jobs)}"
         "<h2>Coordinators</h2>"
-        f"{_table(['name', 'address', 'jobs', 'version', 'since'], coordinators)}"
+        f"{_table(['name', 'address', 'jobs', 'version', 'since', 'state'], coordinators)}"
         f"<h2>Workers</h2>{_table(['name', 'address', 'roots', 'state', 'reason'], workers)}</html>"
     )
+
+
+def _state(view: CoordinatorView) -> "_Marked":
+    if view.held_until:
+        return _Marked(f"held down {view.held}", is_good=False)
+    return _Marked("drains" if view.draining else "up", is_good=True)
 
 
 @dataclass(frozen=True, slots=True)

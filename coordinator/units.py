@@ -12,8 +12,14 @@ _PIECE = re.compile(r"(\d{1,12}(?:\.\d{1,3})?)(ms|s|m|h|d)", re.ASCII)
 _UNIT_MS = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1_000, "ms": 1}
 _LONGEST_MS = 100 * 365 * _UNIT_MS["d"]
 _PERCENT = re.compile(r"(\d{1,3}(?:\.\d{1,6})?)%", re.ASCII)
-_RATE = re.compile(r"(\d{1,12}(?:\.\d{1,6})?) ?([kKMG]i?)?B/s", re.ASCII)
-_FACTOR = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
+_RATE = re.compile(r"(\d{1,12}(?:\.\d{1,6})?) ?([kKMGT]i?)?B/s", re.ASCII)
+_SIZE = re.compile(r"(\d{1,12}(?:\.\d{1,6})?) ?([kKMGT]i?)?B", re.ASCII)
+_FACTOR = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_FACTOR |= {"KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+_PREFIXES = (
+    *(("TI", "Ti"), ("T", "T"), ("GI", "Gi"), ("G", "G")),
+    *(("MI", "Mi"), ("M", "M"), ("KI", "Ki"), ("K", "k")),
+)
 
 
 class Quantity:
@@ -88,6 +94,11 @@ class Retention(Duration):
             raise ValueError(f"{error}, or off") from error
 
     @property
+    def limit_s(self) -> float | None:
+        """The length in seconds; None for `off`."""
+        return None if self._value is None else self.seconds
+
+    @property
     def whole_seconds(self) -> int | None:
         """The length in seconds, rounded up; None for `off`."""
         return None if self._value is None else -(-int(self._value) // 1000)
@@ -147,6 +158,32 @@ class Limit(Quantity):
         return str(self.plain())
 
 
+class Size(Quantity):
+    """A number of bytes, or `off` for no limit."""
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, raw: object) -> Self:
+        """Read `1B`, `64KiB`, `10GB` and the like, or `off`."""
+        if _is_off(raw):
+            return cls(None)
+        found = _SIZE.fullmatch(raw) if isinstance(raw, str) else None
+        if found:
+            value = Decimal(found[1]) * _FACTOR[(found[2] or "").upper()]
+            if value == value.to_integral_value() and value < 2**63:
+                return cls(value)
+        raise ValueError(f"{raw!r} is no size: use for example 1B, 64KiB, 500MB or 10GB, or off")
+
+    @property
+    def bytes(self) -> int | None:
+        """The number of bytes, or None for no limit."""
+        return None if self._value is None else int(self._value)
+
+    def __str__(self) -> str:
+        return "off" if self._value is None else f"{_with_prefix(int(self._value))}B"
+
+
 class Rate(Quantity):
     """Bytes per second, or `off` for no limit."""
 
@@ -170,10 +207,12 @@ class Rate(Quantity):
         return None if self._value is None else int(self._value)
 
     def __str__(self) -> str:
-        if self._value is None:
-            return "off"
-        value = int(self._value)
-        for prefix, name in (("G", "G"), ("MI", "Mi"), ("M", "M"), ("KI", "Ki"), ("K", "k")):
-            if value % _FACTOR[prefix] == 0:
-                return f"{value // _FACTOR[prefix]}{name}B/s"
-        return f"{value}B/s"
+        return "off" if self._value is None else f"{_with_prefix(int(self._value))}B/s"
+
+
+def _with_prefix(value: int) -> str:
+    """Write a number with the largest prefix that leaves no fraction."""
+    for prefix, name in _PREFIXES:
+        if value and value % _FACTOR[prefix] == 0:
+            return f"{value // _FACTOR[prefix]}{name}"
+    return str(value)

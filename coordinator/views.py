@@ -7,6 +7,8 @@ is no UTF-8 stands as a lone surrogate.
 from dataclasses import dataclass, field
 from typing import Any
 
+from wire.orders import NOT_WATCHED, WatchDescription
+
 
 @dataclass(frozen=True, slots=True)
 class CoordinatorView:
@@ -19,6 +21,12 @@ class CoordinatorView:
     since: str | None
     jobs_owned: int
     draining: bool
+    held_until: str | None = None
+    """Until when it is held down; None: it is not."""
+    held: str = ""
+    """The same for people, with the reason."""
+    clock_offset_s: float | None = None
+    """How far its wall clock is ahead of that of the coordinator that answered; None when unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +38,7 @@ class RootView:
     read_only: bool
     available: bool
     free_bytes: int
+    watch: WatchDescription = NOT_WATCHED
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +70,33 @@ class WorkerTestView:
 
 
 @dataclass(frozen=True, slots=True)
+class AcceptedView:
+    """That a worker takes tokens of the etcd cluster as it is now."""
+
+    name: str
+    cluster: str
+    """Its id, in hex."""
+    revision: int
+    forgotten: int
+    """How many tokens it had that were not of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class TakeoverView:
+    """Who would take a job over if its owner went now."""
+
+    next_owner: str | None
+    rule: str
+    """Why it would be that one, or why nobody."""
+    worst_s: float
+    """How long it takes at worst, from the owner's death to the claim."""
+    worst_with_etcd_s: float
+    """The same when the leader of etcd dies with it."""
+    warning: str
+    """Empty when somebody could."""
+
+
+@dataclass(frozen=True, slots=True)
 class JobView:
     """One job, and how it stands."""
 
@@ -79,6 +115,7 @@ class JobView:
     """By target: the age of the oldest change that may not be there; None when unknown."""
     generation: int
     spec: dict[str, Any]
+    takeover: TakeoverView
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +160,21 @@ class ProgressView:
 
 
 @dataclass(frozen=True, slots=True)
+class MonitorView:
+    """What a run that follows changes has beside what every run has."""
+
+    audits: int
+    """How many whole comparisons after the first have been made."""
+    audit_found: int
+    """What those found that no event had told: changes."""
+    audits_asked: int
+    audits_answered: int
+    """Up to which number of those asked for have been made."""
+    degraded: str
+    """Why changes may be found by comparing only, empty while events tell of all."""
+
+
+@dataclass(frozen=True, slots=True)
 class RunView:
     """One run of a job."""
 
@@ -142,12 +194,16 @@ class RunView:
     bytes_copied: int
     bytes_sent: int
     conflicts: int
+    conflict_paths: tuple[ProblemView, ...]
+    """The first of them, each with what was found; a run with conflicts may be a good one."""
     errors: tuple[ProblemView, ...]
     errors_total: int
     holds: tuple[HoldView, ...]
     plan: str | None
     """Digest of the plan that waits for an approval."""
     progress: ProgressView | None = None
+    monitor: MonitorView | None = None
+    """Of a run that follows changes and does not end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +215,8 @@ class ChangeView:
     action: str
     kind: str
     size: int
+    origin: str = ""
+    """Of a rename: the path before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +228,8 @@ class PreviewView:
     holds: tuple[HoldView, ...]
     ended: bool
     outcome: str
+    files: int = 0
+    """At the end: how many were looked at, or compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +253,60 @@ class ExplainView:
     reasons: tuple[str, ...]
     order: tuple[str, ...] = field(default=())
     """Who would take it, first to last."""
+    next_owner: str | None = None
+    """Who takes it when the owner goes."""
+    takeover_s: float = 0.0
+    """How long that takes at worst, from the owner's death to the claim."""
+
+
+@dataclass(frozen=True, slots=True)
+class DrillView:
+    """What a planned loss of the lease took, in seconds from the last word of the owner."""
+
+    job: str
+    owner: str
+    next_owner: str
+    lease_ttl_s: float
+    detection_s: float
+    claim_s: float
+    adoption_s: float
+    total_s: float
+    run: str | None
+    exposure_before_s: dict[str, float | None] = field(default_factory=dict)
+    """By target, when the owner fell silent; None where nothing was ever made equal."""
+    exposure_s: dict[str, float | None] = field(default_factory=dict)
+    """By target, the highest that was seen until the next owner gave orders."""
+
+
+@dataclass(frozen=True, slots=True)
+class FindingView:
+    """Something that cannot be in a ledger, and the runs that show it."""
+
+    what: str
+    runs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ProofView:
+    """What the ledger of one job proves; no findings: everything holds."""
+
+    job: str
+    records: int
+    instants: int
+    attempts: int
+    findings: tuple[FindingView, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CheckView:
+    """One thing that `baton doctor` looked at."""
+
+    name: str
+    level: str
+    """ok, warning or failed."""
+    detail: str
+    advice: str
+    """What to do, empty when nothing is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,3 +317,5 @@ class StatusView:
     coordinators: tuple[CoordinatorView, ...]
     workers: tuple[WorkerView, ...]
     jobs: tuple[JobView, ...]
+    warnings: tuple[str, ...] = ()
+    """What somebody should see to: clocks that are apart."""

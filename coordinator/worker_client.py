@@ -14,6 +14,7 @@ from wire.orders import WorkerDescription
 from wire.worker_convert import description_from_wire
 
 DESCRIBE_S = 3.0
+ACCEPT_S = 10.0
 _PINGS = 5
 _ECHO_BYTES = 512 * 1024
 _ECHO_MESSAGES = 64
@@ -32,13 +33,32 @@ async def describe(name: str, address: str, credentials: Credentials) -> WorkerD
             stub = worker_pb2_grpc.WorkerStub(channel)
             answer = await stub.Describe(worker_pb2.DescribeRequest(), timeout=DESCRIBE_S)
     except grpc.aio.AioRpcError as error:
-        raise WorkerUnreachable(_why(name, address, error)) from error
+        raise WorkerUnreachable(why_silent(name, address, error)) from error
     except WireError as error:
         raise WorkerUnreachable(str(error)) from error
     description = description_from_wire(answer)
     if description.name != name:
         raise WorkerUnreachable(f"{address} answers as worker {description.name}, not {name}")
     return description
+
+
+async def accept_cluster(
+    name: str, address: str, credentials: Credentials, cluster_id: int, revision: int
+) -> int:
+    """Have a worker take tokens of this etcd cluster only; return how many others it forgot.
+
+    Raises WorkerUnreachable. Takes up to 10 s: what goes on under other tokens is stopped first.
+    """
+    request = worker_pb2.AcceptClusterRequest(cluster_id=cluster_id, revision=revision)
+    try:
+        async with open_channel(address, credentials, (Role.WORKER, name)) as channel:
+            stub = worker_pb2_grpc.WorkerStub(channel)
+            answer = await stub.AcceptCluster(request, timeout=ACCEPT_S)
+    except grpc.aio.AioRpcError as error:
+        raise WorkerUnreachable(why_silent(name, address, error)) from error
+    except WireError as error:
+        raise WorkerUnreachable(str(error)) from error
+    return int(answer.forgotten)
 
 
 async def measure(name: str, address: str, credentials: Credentials) -> tuple[float, float]:
@@ -53,7 +73,7 @@ async def measure(name: str, address: str, credentials: Credentials) -> tuple[fl
                 trips.append(time.perf_counter() - began)
             return min(trips) * 1000, await _throughput(channel)
     except grpc.aio.AioRpcError as error:
-        raise WorkerUnreachable(_why(name, address, error)) from error
+        raise WorkerUnreachable(why_silent(name, address, error)) from error
     except WireError as error:
         raise WorkerUnreachable(str(error)) from error
 
@@ -82,6 +102,7 @@ async def _throughput(channel: grpc.aio.Channel) -> float:
     return received * _ECHO_BYTES / took
 
 
-def _why(name: str, address: str, error: grpc.aio.AioRpcError) -> str:
+def why_silent(name: str, address: str, error: grpc.aio.AioRpcError) -> str:
+    """Return in a few words why a worker did not answer."""
     code = error.code().name.lower().replace("_", " ")
     return f"worker {name} at {address}: {code}: {error.details()}"

@@ -4,6 +4,7 @@ A `Directories` walks from one top descriptor, component by component, never thr
 keeps the most recent descriptors. It knows nothing of what is done with them.
 """
 
+import errno
 import os
 
 from syncengine.names import join
@@ -17,12 +18,20 @@ _HELD = 128
 class Held:
     """One open directory; `hidden_in` tells what not yet visible directory it is or lies in."""
 
-    __slots__ = ("fd", "hidden_in", "mask")
+    __slots__ = ("bare_for", "fd", "gid", "hidden_in", "mask")
 
     def __init__(self, fd: int, hidden_in: object | None = None) -> None:
         self.fd = fd
         self.hidden_in = hidden_in
         self.mask: int | None = None
+        self.gid = -1
+        """The group that new entries get by themselves, once `mask` is known."""
+        self.bare_for: object | None = None
+        """The attributes that new entries here were found to have by themselves."""
+
+
+class Barred(FileNotFoundError):
+    """It lies in a directory that could not be made, which has been told."""
 
 
 class Directories:
@@ -39,6 +48,8 @@ class Directories:
         self._held: dict[bytes, Held] = {}
         self.aliases: dict[bytes, tuple[bytes, object]] = {}
         """Directories that lie under another name for now: path -> (name there, owner)."""
+        self._barred: set[bytes] = set()
+        """Directories that could not be made: whatever answers to their names is another."""
         self.devices: dict[int, int] = {}
         """File systems mounted below the top that were met: device -> a descriptor there."""
 
@@ -68,6 +79,8 @@ class Directories:
             missing.append(name)
         for name in reversed(missing):
             at = join(at, name)
+            if at in self._barred:
+                raise Barred(errno.ENOENT, "the directory could not be made", at)
             alias = self.aliases.get(at)
             if alias is None:
                 fd, hidden_in = os.open(name, OPEN_DIRECTORY, dir_fd=held.fd), held.hidden_in
@@ -85,6 +98,16 @@ class Directories:
         below = path + b"/"
         for held_path in [p for p in self._held if p == path or p.startswith(below)]:
             os.close(self._held.pop(held_path).fd)
+
+    def bar(self, path: bytes) -> None:
+        """Let nothing enter `path` any more: it could not be made.
+
+        What is found under its name all the same is somebody else's, or, where names are folded,
+        the directory of another name: writing into that would merge the two.
+        """
+        self.forget(path)
+        self.aliases.pop(path, None)
+        self._barred.add(path)
 
     def reveal(self, owner: object) -> None:
         """Note that what lay hidden under `owner` can be seen now."""

@@ -11,8 +11,11 @@ EngineError
  |   +- MalformedFrame
  |   +- DeleteLimitExceeded
  +- Fenced                    this push may never publish again
+ +- TargetChanged             one path is not what the plan saw; ends as a reply
  +- PushAborted               somebody ended the push from outside
+ +- SharedTree                two members of a job have files in common
  +- MarkerError               the marker of a root cannot be read or written
+ +- BadFilter                 (filters) a line that is no pattern
 
 Errors of single files are no exceptions of this tree: they end as `model.Problem`s.
 """
@@ -62,8 +65,16 @@ class Fenced(EngineError):
     """The push may never publish again: a newer owner gives the orders."""
 
 
+class TargetChanged(EngineError):
+    """What is to be changed is not what the plan saw: of one path, and never out of `publish`."""
+
+
 class PushAborted(EngineError):
     """The push was ended from outside while it waited or worked."""
+
+
+class SharedTree(EngineError):
+    """Two members of a job are one directory, or one lies in the other."""
 
 
 class MarkerError(EngineError):

@@ -17,11 +17,16 @@ class Step(StrEnum):
     """Every step there is; the crash tests go through all of them."""
 
     BEFORE_STAGE = "before_stage"
+    BEFORE_ADOPT = "before_adopt"
+    AFTER_ADOPT = "after_adopt"
+    BEFORE_PATCH = "before_patch"
+    AFTER_PATCH = "after_patch"
     AFTER_STAGE = "after_stage"
     BEFORE_FSYNC = "before_fsync"
     AFTER_FSYNC = "after_fsync"
     BEFORE_RENAME = "before_rename"
     AFTER_RENAME = "after_rename"
+    AFTER_LINK = "after_link"
     BEFORE_DISPLACED = "before_displaced"
     BEFORE_METADATA = "before_metadata"
     BEFORE_DELETE_BATCH = "before_delete_batch"
@@ -33,6 +38,15 @@ class Step(StrEnum):
     BEFORE_ACK = "before_ack"
     BEFORE_MARKER = "before_marker"
     AFTER_MARKER = "after_marker"
+
+
+class JournalStep(StrEnum):
+    """The steps of a change on its way through a worker's journal."""
+
+    BEFORE_CHANGES = "before_changes"
+    AFTER_CHANGES = "after_changes"
+    BEFORE_DONE = "before_done"
+    AFTER_DONE = "after_done"
 
 
 class _Fault:
@@ -48,6 +62,10 @@ class _Fault:
 _armed: dict[str, _Fault] = {}
 
 
+def _named(name: str) -> Step | JournalStep:
+    return JournalStep(name) if name in set(JournalStep) else Step(name)
+
+
 def arm(spec: str) -> None:
     """Replace what is armed by `spec`, in the form of the environment variable; empty disarms all.
 
@@ -60,12 +78,12 @@ def arm(spec: str) -> None:
         action, _, nth = action.partition("@")
         if action not in {"kill", "error"}:
             raise ValueError(f"{part!r}: the action is kill or error")
-        faults[Step(name)] = _Fault(action, int(nth or 1))
+        faults[_named(name)] = _Fault(action, int(nth or 1))
     _armed.clear()
     _armed.update(faults)
 
 
-def reach(step: Step) -> None:
+def reach(step: Step | JournalStep) -> None:
     """Pass the step, unless it is armed: then die by SIGKILL, or raise OSError(EIO)."""
     if not _armed:
         return

@@ -6,10 +6,12 @@ orders may be is judged where the records are carried out.
 """
 
 from collections.abc import Sequence
+from enum import IntEnum
 from typing import Annotated
 
 import msgspec
 
+from syncengine.compression import is_packed, unpack
 from syncengine.errors import MalformedFrame
 from syncengine.model import Kind
 
@@ -57,6 +59,10 @@ class OpenFile(msgspec.Struct, array_like=True, tag=5, gc=False):
     name: bytes
     seen: int
     size: int
+    number: int = 0
+    """Of the Ask that came before; 0 when there was none."""
+    have: int = 0
+    """How many bytes of the beginning are not sent, since the receiver has them."""
 
 
 class Data(msgspec.Struct, array_like=True, tag=6, gc=False):
@@ -118,6 +124,119 @@ class Finish(msgspec.Struct, array_like=True, tag=13, gc=False):
     """Nothing follows; publish what is staged, then answer Finished."""
 
 
+class Attributes(msgspec.Struct, array_like=True, tag=14, gc=False):
+    """The entries of the records that follow have these attributes, until the next such record."""
+
+    packed: bytes
+    """As `attributes.encode` packs them; empty leaves them as they are."""
+
+
+class Keep(msgspec.Struct, array_like=True, tag=15, gc=False):
+    """What the next record displaces is kept, whatever the options say."""
+
+    keep: bytes
+    """TO_TRASH, or the path that it gets, in the same directory, where nothing is."""
+
+
+class Move(msgspec.Struct, array_like=True, tag=16, gc=False):
+    """Rename an entry; missing directories on the way to its new path are made."""
+
+    path: bytes
+    to: bytes
+    kind: Kind
+    seen: int
+
+
+class Link(msgspec.Struct, array_like=True, tag=17, gc=False):
+    """Make a further name of the regular file at the path `to`."""
+
+    name: bytes
+    seen: int
+    to: bytes
+
+
+class Special(msgspec.Struct, array_like=True, tag=18, gc=False):
+    """Put a FIFO, a socket or a device node."""
+
+    name: bytes
+    seen: int
+    kind: Kind
+    mode: int
+    mtime_ns: int
+    device: int
+
+
+class Offers(IntEnum):
+    """Whether the sender is ready to offer the chunks of a file."""
+
+    NEVER = 0
+    WHERE_IT_PAYS = 1
+    ALWAYS = 2
+
+
+class Ask(msgspec.Struct, array_like=True, tag=30, gc=False):
+    """What is there of a large file? Answered by Answer; other records may follow meanwhile.
+
+    Then come OpenFile with its number, or Offer records and Whole, or Forget.
+    """
+
+    number: int
+    """Unlike every other one in this push, and not 0."""
+    name: bytes
+    seen: int
+    size: int
+    mark: int
+    """The version at the source: something that another version does not have."""
+    bits: int
+    """How it is cut: the logarithm of the average length of a chunk."""
+    head: bytes
+    """The digest of its beginning; empty when it is not to be remembered."""
+    offers: int
+    is_sparse: bool = False
+    """Whether zeros in it should become holes."""
+
+
+class Hole(msgspec.Struct, array_like=True, tag=19, gc=False):
+    """The next bytes of the file that is open are zeros, and nothing need be kept of them."""
+
+    length: int
+
+
+class Offer(msgspec.Struct, array_like=True, tag=31, gc=False):
+    """The next chunks of a file; answered by Missing."""
+
+    number: int
+    lengths: bytes
+    """Four bytes each."""
+    ids: bytes
+    """The first 16 bytes of each."""
+
+
+class Piece(msgspec.Struct, array_like=True, tag=32, gc=False):
+    """One chunk that was missing."""
+
+    number: int
+    position: int
+    """Among all chunks of the file."""
+    content: memoryview
+
+
+class Whole(msgspec.Struct, array_like=True, tag=33, gc=False):
+    """All that was missing of a file has been sent."""
+
+    number: int
+    mode: int
+    mtime_ns: int
+    digest: bytes
+    """Of the list of all its chunks, with their full ids."""
+
+
+class Forget(msgspec.Struct, array_like=True, tag=34, gc=False):
+    """A file that was asked about changed, or vanished."""
+
+    number: int
+
+
 Record = (
     Enter
     | Begin
@@ -132,6 +251,17 @@ Record = (
     | Delete
     | DirectoryMetadata
     | Finish
+    | Attributes
+    | Keep
+    | Move
+    | Link
+    | Special
+    | Ask
+    | Offer
+    | Piece
+    | Whole
+    | Forget
+    | Hole
 )
 
 
@@ -145,6 +275,7 @@ class Published(msgspec.Struct, array_like=True, tag=1):
     bytes_copied: Number
     files_updated: Number
     files_deleted: Number
+    files_renamed: Number = 0
 
 
 class Failed(msgspec.Struct, array_like=True, tag=2):
@@ -166,7 +297,28 @@ class Finished(msgspec.Struct, array_like=True, tag=4):
     """Everything up to Finish has been dealt with."""
 
 
-Reply = Published | Failed | Full | Finished
+OFFER = -1
+"""As `have`: offer the chunks."""
+NOTHING = -2
+"""As `have`: do not send it; why has been said."""
+
+
+class Answer(msgspec.Struct, array_like=True, tag=10):
+    """What there is of a file that the sender asked about."""
+
+    number: int
+    have: int
+    """How many bytes of its beginning need not be sent; or OFFER, or NOTHING."""
+
+
+class Missing(msgspec.Struct, array_like=True, tag=11):
+    """Which of the chunks of the next Offer are to be sent."""
+
+    number: int
+    bitmap: bytes
+
+
+Reply = Published | Failed | Full | Finished | Answer | Missing
 
 _ERRORS = (msgspec.MsgspecError, ValueError, OverflowError, RecursionError)
 
@@ -181,6 +333,8 @@ class FrameDecoder:
         """Return the records, whose contents are views of `frame`; raises MalformedFrame."""
         if len(frame) > MAX_FRAME_BYTES:
             raise MalformedFrame(f"a frame of {len(frame)} bytes")
+        if is_packed(frame):
+            frame = unpack(frame, limit=MAX_FRAME_BYTES)
         try:
             return self._decoder.decode(frame)
         except _ERRORS as error:
@@ -210,7 +364,11 @@ def encode_replies(replies: Sequence[Reply]) -> list[bytes]:
     held = 0
     for reply in replies:
         batch.append(reply)
-        held += len(reply.path) + len(reply.detail) + 50 if isinstance(reply, Failed) else 50
+        held += 50
+        if isinstance(reply, Failed):
+            held += len(reply.path) + len(reply.detail)
+        elif isinstance(reply, Missing):
+            held += len(reply.bitmap)
         if held >= REPLY_BYTES:
             frames.append(msgspec.msgpack.encode(batch))
             batch, held = [], 0

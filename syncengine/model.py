@@ -22,7 +22,17 @@ class Kind(IntEnum):
     DIRECTORY = 2
     SYMLINK = 3
     SPECIAL = 4
-    """FIFOs, sockets and device nodes: named, and left alone."""
+    """A FIFO, socket or device node of a job without `devices`: named, and left alone."""
+    FIFO = 5
+    SOCKET = 6
+    CHARACTER_DEVICE = 7
+    BLOCK_DEVICE = 8
+    EXCLUDED = 9
+    """What the job's filters hide: left alone at every member, and its directory with it."""
+
+
+SPECIAL_KINDS = frozenset({Kind.FIFO, Kind.SOCKET, Kind.CHARACTER_DEVICE, Kind.BLOCK_DEVICE})
+"""What a job has only with `devices`."""
 
 
 class Entry(NamedTuple):
@@ -42,6 +52,75 @@ class Entry(NamedTuple):
     """An opaque 64-bit fingerprint of the very thing that was seen; never 0 for what exists."""
     digest: bytes = b""
     """BLAKE3 of the content, 32 bytes, when the scan was asked to read it; else empty."""
+    attributes: bytes = b""
+    """Owner, extended attributes and ACLs as `attributes.encode` packs them; empty when not asked."""
+    inode: int = 0
+    """The number of the inode: two names of one file have the same. 0 where it does not matter."""
+    links: int = 1
+    """How many names a regular file has, in all of its file system. 0 for a top says that nothing
+    below it can have several."""
+    device: int = 0
+    """The number of a device node, as `os.makedev` makes it."""
+    ctime_ns: int = 0
+    """When metadata changed last; 0 when not asked."""
+    came_from: bytes = b""
+    """Where it really lies, of what a scan with grafts shows at another path."""
+
+
+PRETENDED = 1
+"""The `seen` of a directory that a scan with grafts shows though it is not there yet: the rename
+into it makes it."""
+
+NOT_LOOKED_AT = 2
+"""As `seen`: what the filters hide, whatever it is."""
+
+
+class Rule(StrEnum):
+    """What a run makes true of the trees."""
+
+    MIRROR = "mirror"
+    COPY = "copy"
+    MOVE = "move"
+    SYNC = "sync"
+    EXCHANGE = "exchange"
+
+    @property
+    def is_one_way(self) -> bool:
+        """Whether there is one source, and targets."""
+        return self in {Rule.MIRROR, Rule.COPY, Rule.MOVE}
+
+
+class CopyWhen(StrEnum):
+    """When rule `copy` replaces what is there."""
+
+    DIFFERING = "differing"
+    NEWER = "newer"
+    ALWAYS = "always"
+
+
+class Conflict(StrEnum):
+    """What rules `sync` and `exchange` do with two differing changes."""
+
+    KEEP_BOTH = "keep-both"
+    NEWEST = "newest"
+    SUPPRESS = "suppress"
+
+
+class Symlinks(StrEnum):
+    """What is done with symlinks; they are never followed."""
+
+    KEEP = "keep"
+    INSIDE = "inside"
+
+
+class Often(StrEnum):
+    """How a means of transfer is used: where it pays, always, never."""
+
+    AUTO = "auto"
+    ON = "on"
+    OFF = "off"
+    INPLACE = "inplace"
+    """Of `delta` only: change large files in place, with a record that undoes it."""
 
 
 class Compare(StrEnum):
@@ -72,14 +151,60 @@ class Safety:
 
 
 @dataclass(frozen=True, slots=True)
-class MirrorOptions:
+class Limits:
+    """Which regular files a job covers, by size and age; what lies outside is left alone."""
+
+    min_size: int | None = None
+    """Bytes; a file of just so many is covered."""
+    max_size: int | None = None
+    min_age_s: float | None = None
+    """Seconds since the file's modification time; younger files wait until they are as old."""
+    max_age_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RateTime:
+    """A span of local time on some days of the week, and the limit that holds in it."""
+
+    days: tuple[int, ...]
+    """On which it opens, 0 for Monday."""
+    opens: int
+    """Minutes after midnight."""
+    closes: int
+    """Minutes after the same midnight; over 24 h for a span that ends on the next day."""
+    zone: str
+    """IANA name."""
+    bandwidth: int | None
+    """Bytes per second; None for no limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
     """What a job says about how its trees are compared and written."""
 
+    rule: Rule = Rule.MIRROR
+    copy_when: CopyWhen = CopyWhen.DIFFERING
+    conflict: Conflict = Conflict.KEEP_BOTH
     compare: Compare = Compare.MTIME
     durability: Durability = Durability.STRICT
     keep_mode: bool = True
     keep_times: bool = True
+    keep_owner: bool = False
+    keep_xattrs: bool = False
+    keep_acls: bool = False
+    keep_hardlinks: bool = False
+    keep_devices: bool = False
     keep_setuid: bool = False
+    symlinks: Symlinks = Symlinks.KEEP
+    compression: Often = Often.AUTO
+    delta: Often = Often.AUTO
+    bandwidth: int | None = None
+    """Bytes per second that one worker may send for the job; None for no limit."""
+    bandwidth_times: tuple["RateTime", ...] = ()
+    """When another limit holds: the first that is open counts."""
+    filters: tuple[str, ...] = ()
+    """Lines of gitignore's form."""
+    limits: Limits = field(default_factory=Limits)
     safety: Safety = field(default_factory=Safety)
 
 
@@ -116,10 +241,28 @@ class What(StrEnum):
     """The target was changed between plan and publish, in every try."""
     NOT_WRITTEN = "not-written"
     NO_SPACE = "no-space"
+    NAME_CLASH = "name-clash"
+    """The file system there takes the name for that of another entry, which it names."""
+    NAME_REFUSED = "name-refused"
+    """Too long for the file system there, or not to its liking."""
+    NOT_SUPPORTED = "not-supported"
+    """The file system there keeps nothing of this kind, or not so large."""
+    IMMUTABLE = "immutable"
     UNREACHABLE = "unreachable"
     SKIPPED = "skipped"
     """Left alone on purpose (special files, deletes after an incomplete scan)."""
+    NOT_KEPT = "not-kept"
+    """Written, but without an attribute that this worker or file system cannot give it."""
+    CONFLICT = "conflict"
+    """Members had changed it differently; what lost is kept, or nothing was done."""
+    OUT_OF_TIME = "out-of-time"
+    """The run was stopped at the job's time limit."""
     INTERNAL = "internal"
+
+    @property
+    def fails(self) -> bool:
+        """Whether a run that has it did not do all of what it was to do."""
+        return self not in {What.SKIPPED, What.NOT_KEPT, What.CONFLICT}
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass
 
+from syncengine.attribute_giver import Given
 from syncengine.model import TEMPORARY_PREFIX, Kind
 from syncengine.names import MAX_NAME, join
 
@@ -48,8 +49,14 @@ class Place:
     seen: int
     kind: Kind
     size: int
+    keep: bytes = b""
+    """What becomes of what it displaces, as in the changes."""
     is_exchanged: bool = False
     """Whether its temporary name holds, by now, what it took the place of."""
+    ranges: list[tuple[int, int]] | None = None
+    """For a file that is changed in place: what is staged of it, as offsets and lengths."""
+    given: Given | None = None
+    """The attributes that it gets then."""
 
 
 @dataclass(slots=True, eq=False)
@@ -65,7 +72,7 @@ class Reveal:
 
 @dataclass(slots=True, eq=False)
 class Touch:
-    """Mode and time for a file or symlink whose content stays."""
+    """Mode, time and attributes for a file, symlink or special file whose content stays."""
 
     parent: bytes
     name: bytes
@@ -73,6 +80,7 @@ class Touch:
     kind: Kind
     mode: int
     mtime_ns: int
+    given: Given | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -86,21 +94,44 @@ class Drop:
 
 
 @dataclass(slots=True, eq=False)
+class Move:
+    """An entry that is to get another path."""
+
+    path: bytes
+    to: bytes
+    seen: int
+    kind: Kind
+
+
+@dataclass(slots=True, eq=False)
+class Link:
+    """A further name for the file that has the path `to` by then."""
+
+    parent: bytes
+    name: bytes
+    seen: int
+    to: bytes
+
+
+@dataclass(slots=True, eq=False)
 class Settle:
-    """Mode and time for a directory, when nothing else will change in it."""
+    """Mode, time and attributes for a directory, when nothing else will change in it."""
 
     path: bytes
     seen: int
     mode: int
     mtime_ns: int
     differs: bool
+    given: Given | None = None
 
 
-Operation = Place | Reveal | Touch | Drop | Settle
+Operation = Place | Reveal | Touch | Drop | Move | Link | Settle
 
 
 def path_of(operation: Operation) -> bytes:
     """Return the path that an operation is about."""
     if isinstance(operation, Settle):
         return operation.path
+    if isinstance(operation, Move):
+        return operation.to
     return join(operation.parent, operation.name)

@@ -39,25 +39,30 @@ def is_same(before: os.stat_result, after: os.stat_result) -> bool:
 
 def put_new(fd: int, source: bytes, name: bytes) -> None:
     """Rename within a directory; raises FileExistsError rather than replace anything."""
+    move_new(fd, source, fd, name)
+
+
+def move_new(fd: int, source: bytes, to_fd: int, name: bytes) -> None:
+    """Rename to another directory; raises FileExistsError rather than replace anything."""
     try:
-        renameat2(fd, source, fd, name, RENAME_NOREPLACE)
+        renameat2(fd, source, to_fd, name, RENAME_NOREPLACE)
     except Unsupported:
-        _put_new_slowly(fd, source, name)
+        _move_new_slowly(fd, source, to_fd, name)
 
 
-def _put_new_slowly(fd: int, source: bytes, name: bytes) -> None:
+def _move_new_slowly(fd: int, source: bytes, to_fd: int, name: bytes) -> None:
     """Do the same where the file system has no such rename (NFS, some FUSE)."""
     try:
-        os.link(source, name, src_dir_fd=fd, dst_dir_fd=fd, follow_symlinks=False)
+        os.link(source, name, src_dir_fd=fd, dst_dir_fd=to_fd, follow_symlinks=False)
     except FileExistsError:
         raise
     except OSError:
         # Directories and file systems without hard links.
         # RACE: an entry that appears between the look and the rename is lost if it is a file or an
         # empty directory. Nothing better exists there.
-        if look(fd, name) is not None:
+        if look(to_fd, name) is not None:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name) from None
-        os.rename(source, name, src_dir_fd=fd, dst_dir_fd=fd)
+        os.rename(source, name, src_dir_fd=fd, dst_dir_fd=to_fd)
     else:
         os.unlink(source, dir_fd=fd)
 
@@ -85,16 +90,19 @@ def _exchange_slowly(fd: int, temporary: bytes, name: bytes) -> None:
 
 
 @contextlib.contextmanager
-def opened(fd: int, name: bytes) -> Iterator[tuple[int, bool]]:
-    """Open a file for changes of its metadata; the second value is False for a mere O_PATH handle.
+def opened(fd: int, name: bytes, *, is_file: bool = True) -> Iterator[tuple[int, bool]]:
+    """Open an entry for changes of its metadata; the second value is False for an O_PATH handle.
 
-    That is what is left for a file whose mode forbids its own owner to read it.
+    That is what is left for a file whose mode forbids its own owner to read it, and what is right
+    for a device: to open one may already do something.
     """
-    try:
-        handle, is_real = os.open(name, OPEN_ANY, dir_fd=fd), True
-    except PermissionError:
-        flags = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
-        handle, is_real = os.open(name, flags, dir_fd=fd), False
+    handle = -1
+    if is_file:
+        with contextlib.suppress(PermissionError):
+            handle = os.open(name, OPEN_ANY, dir_fd=fd)
+    is_real = handle >= 0
+    if not is_real:
+        handle = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
     try:
         yield handle, is_real
     finally:

@@ -1,6 +1,6 @@
 """Publish: the one place where staged things become visible, and in which order.
 
-A batch is made durable first (one syncfs, or an fsync for each of a few files). Then, slice by
+A batch is made durable first (`flush`). Then, slice by
 slice under the gate, each target is looked at again and what is staged takes its place by a rename:
 of something new without replacing, over something old by exchange, after which what was displaced
 is looked at. Then the directories are made durable. Only what went through all of this is reported.
@@ -16,14 +16,21 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from syncengine.directories import Directories, Held
+from syncengine.attribute_giver import Giver
+from syncengine.changes import TO_TRASH
+from syncengine.directories import Barred, Directories, Held
+from syncengine.errors import TargetChanged
 from syncengine.failpoints import Step, reach
+from syncengine.flush import Flusher
 from syncengine.frames import Failed, Published, Reply
-from syncengine.kernel import syncfs
-from syncengine.model import Durability, Kind, MirrorOptions, What
+from syncengine.inplace import PATCHED, Ranges, patch
+from syncengine.model import PRETENDED, Durability, Kind, RunOptions, What
+from syncengine.moves import Mover, OwnMarks
 from syncengine.names import join
 from syncengine.operations import (
     Drop,
+    Link,
+    Move,
     Operation,
     Place,
     Reveal,
@@ -33,15 +40,13 @@ from syncengine.operations import (
     path_of,
 )
 from syncengine.places import OPEN_ANY, exchange, is_same, look, opened, put_new, set_mode
+from syncengine.refusals import Clashes, explain
 from syncengine.scan import fingerprint
 from syncengine.trash import Trash
 from syncengine.tree import Tree, remove_tree
 
 SLICE = 64
 """Operations under one passage of the gate, at most."""
-
-_FEW = 8
-"""Up to so many operations are flushed one by one; beyond, one syncfs is cheaper."""
 
 _GONE = (FileNotFoundError, NotADirectoryError)
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -66,16 +71,13 @@ class OpenGate:
         return contextlib.nullcontext()
 
 
-class _TargetChanged(Exception):
-    """The target is not what the plan saw."""
-
-
 @dataclass(slots=True)
 class _Outcome:
     files: int = 0
     size: int = 0
     updated: int = 0
     deleted: int = 0
+    renamed: int = 0
     failed: list[Failed] = field(default_factory=list)
     touched: set[bytes] = field(default_factory=set)
     """Directories in which names changed."""
@@ -89,12 +91,13 @@ class Publisher:
         self,
         tree: Tree,
         directories: Directories,
-        options: MirrorOptions,
+        options: RunOptions,
         *,
         gate: PublishGate,
         trash: Trash,
         temporaries: Temporaries,
         enter: Callable[[bytes], Held],
+        giver: Giver,
     ) -> None:
         self._tree = tree
         self._directories = directories
@@ -103,12 +106,16 @@ class Publisher:
         self._trash = trash
         self._temporaries = temporaries
         self._enter = enter
+        self._giver = giver
+        self._marks = OwnMarks()
+        self._mover = Mover(directories, self._marks, temporaries, enter)
         self._strict = options.durability is Durability.STRICT
+        self.clashes = Clashes()
         self.has_failed = False
         """Whether anything could not be written so far: then nothing is deleted any more."""
         self.full_at: bytes | None = None
         """The path at which the space ran out."""
-        self._one_by_one = True
+        self._flusher = Flusher(tree, directories)
 
     def commit(self, operations: Sequence[Operation]) -> list[Reply]:
         """Publish a batch and say what became of each part of it; blocks on disk and gate.
@@ -117,7 +124,7 @@ class Publisher:
         as Failed replies, with ENOSPC and EDQUOT as NO_SPACE.
         """
         outcome = _Outcome()
-        self._one_by_one = len(operations) <= _FEW
+        self._flusher.begin(operations)
         try:
             self._make_durable(operations)
         except OSError as error:
@@ -144,7 +151,9 @@ class Publisher:
             failed = Failed(b"", What.NOT_WRITTEN, f"cannot flush: {error.strerror}")
             return [*outcome.failed, failed]
         reach(Step.BEFORE_ACK)
-        published = Published(outcome.files, outcome.size, outcome.updated, outcome.deleted)
+        published = Published(
+            outcome.files, outcome.size, outcome.updated, outcome.deleted, outcome.renamed
+        )
         return [published, *outcome.failed]
 
     def _make_durable(self, operations: Sequence[Operation]) -> None:
@@ -154,36 +163,8 @@ class Publisher:
         if not staged or not self._strict:
             return
         reach(Step.BEFORE_FSYNC)
-        if len(staged) <= _FEW and all(isinstance(o, Place) for o in staged):
-            for place in staged:
-                self._flush_file(place)
-        else:
-            self._flush_all()
+        self._flusher.contents(staged)
         reach(Step.AFTER_FSYNC)
-
-    def _flush_file(self, place: Place | Reveal) -> None:
-        assert isinstance(place, Place)
-        if place.kind is not Kind.FILE:
-            return  # a symlink is durable with its directory
-        parent = self._directories.fd(place.parent)
-        try:
-            fd = os.open(place.temporary, OPEN_ANY, dir_fd=parent)
-        except PermissionError:
-            # The source's mode forbids even its owner to read it.
-            syncfs(parent)
-            return
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-
-    def _flush_all(self) -> None:
-        # Of all file systems written to: the top's, the trash's, and those mounted below the top.
-        syncfs(self._tree.top_fd)
-        if self._tree.root_id[0] != self._tree.device:
-            syncfs(self._tree.root_fd)
-        for fd in self._directories.devices.values():
-            syncfs(fd)
 
     def _carry_out(self, operation: Operation, outcome: _Outcome) -> None:
         try:
@@ -196,12 +177,20 @@ class Publisher:
                     self._touch(operation, outcome)
                 case Drop():
                     self._drop(operation, outcome)
+                case Move():
+                    self._move(operation, outcome)
+                case Link():
+                    self._link(operation, outcome)
                 case Settle():
                     self._settle(operation, outcome)
-        except (_TargetChanged, FileExistsError, *_GONE) as changed:
+        except Barred:
+            self.discard(operation)
+        except (TargetChanged, FileExistsError, *_GONE) as changed:
             # Somebody put, took or swapped something here since the plan, or just now.
             path = path_of(operation)
-            outcome.failed.append(Failed(path, What.TARGET_CHANGED, str(changed)))
+            parent, _, name = path.rpartition(b"/")
+            if not (isinstance(changed, FileExistsError) and self.is_clash(parent, name)):
+                outcome.failed.append(Failed(path, What.TARGET_CHANGED, str(changed)))
             self.discard(operation)
         except OSError as error:
             self._fail(outcome, operation, error)
@@ -213,10 +202,33 @@ class Publisher:
         if error.errno in NO_SPACE:
             self.full_at = path
         else:
-            detail = error.strerror or str(error)
-            outcome.failed.append(Failed(path, What.NOT_WRITTEN, detail))
+            kind = getattr(operation, "kind", None)
+            is_new = not isinstance(operation, Reveal | Settle) and not operation.seen
+            outcome.failed.append(self.refused(path, error, kind, is_new=is_new))
+
+    def refused(self, path: bytes, error: OSError, kind: Kind | None, *, is_new: bool) -> Failed:
+        """Return the reply that says why a path was refused."""
+        parent, _, name = path.rpartition(b"/")
+        try:
+            fd = self._directories.fd(parent)
+        except OSError:
+            return Failed(path, What.NOT_WRITTEN, error.strerror or str(error))
+        return Failed(path, *explain(error, fd, name or b".", kind, is_new=is_new))
+
+    def is_clash(self, parent: bytes, name: bytes) -> bool:
+        """Say whether what is in the way has another name; then it is noted, and told at the end."""
+        try:
+            return self.clashes.note(self._directories.fd(parent), parent, name)
+        except OSError:
+            return False
 
     def _place(self, place: Place, outcome: _Outcome) -> None:
+        self._put(place, outcome)
+        if place.kind is Kind.FILE:
+            outcome.files += 1
+            outcome.size += place.size
+
+    def _put(self, place: Place, outcome: _Outcome) -> None:
         fd = self._directories.fd(place.parent)
         reach(Step.BEFORE_RENAME)
         if place.seen == 0:
@@ -225,14 +237,54 @@ class Publisher:
             self._replace(fd, place)
         reach(Step.AFTER_RENAME)
         outcome.touched.add(place.parent)
-        if place.kind is Kind.FILE:
-            outcome.files += 1
-            outcome.size += place.size
 
     def _replace(self, fd: int, place: Place) -> None:
         before = look(fd, place.name)
-        if before is None or fingerprint(before) != place.seen:
-            raise _TargetChanged("it is not what the plan saw")
+        if before is None or not self._marks.is_seen(before, place.seen):
+            raise TargetChanged("it is not what the plan saw")
+        if place.ranges is not None:
+            self._patch(fd, place, place.ranges)
+            return
+        if before.st_nlink == 1:
+            self._exchange(fd, place, before)
+            return
+        with self._marks.following(fd, place.name, before):
+            self._exchange(fd, place, before)
+
+    def _patch(self, fd: int, place: Place, ranges: Ranges) -> None:
+        """Change a file in place, by what is staged of it."""
+        mode = stat.S_IMODE(os.lstat(place.temporary, dir_fd=fd).st_mode)
+        try:
+            new = os.open(place.temporary, OPEN_ANY, dir_fd=fd)
+        except PermissionError:
+            # The source's mode forbids even its owner to read it.
+            os.chmod(place.temporary, 0o600, dir_fd=fd)
+            new = os.open(place.temporary, OPEN_ANY, dir_fd=fd)
+        old = -1
+        try:
+            old = os.open(place.name, PATCHED, dir_fd=fd)
+            status = os.fstat(old)
+            if not self._marks.is_seen(status, place.seen) or status.st_nlink != 1:
+                raise TargetChanged("it is not what the plan saw")
+            path = path_of(place)
+            patch(self._tree, path, (new, old), ranges)
+            # CRASH: with the new content and the old mode, which the next run sets.
+            if place.given is not None:
+                self._giver.owner(old, place.given, path)
+                self._giver.rest(old, place.given, path, is_new=False)
+            os.fchmod(old, mode)
+            if self._strict:
+                os.fsync(old)
+        finally:
+            os.close(new)
+            if old >= 0:
+                os.close(old)
+        os.unlink(place.temporary, dir_fd=fd)
+
+    def _exchange(self, fd: int, place: Place, before: os.stat_result) -> None:
+        is_named = place.keep not in {b"", TO_TRASH}
+        if is_named and look(fd, place.keep) is not None:
+            raise TargetChanged("the name for the version that loses is taken")
         exchange(fd, place.temporary, place.name)
         # From here on the older version lies under the temporary name: not ours to discard.
         place.is_exchanged = True
@@ -240,7 +292,14 @@ class Publisher:
         displaced = look(fd, place.temporary)
         if displaced is None:
             return
-        if self._options.safety.keep_replaced or not is_same(before, displaced):
+        if is_named:
+            # INVARIANT I7: whatever was here by now is kept, under the conflict's name.
+            try:
+                put_new(fd, place.temporary, place.keep)
+            except FileExistsError:
+                # RACE: somebody took that name since the look.
+                self._trash.keep(fd, place.temporary, join(place.parent, place.keep))
+        elif place.keep or self._options.safety.keep_replaced or not is_same(before, displaced):
             # INVARIANT I7: an edit that fell between the look and the exchange is kept.
             # RACE: a writer that still has the displaced file open can go on writing to it unseen.
             self._trash.keep(fd, place.temporary, join(place.parent, place.name))
@@ -262,27 +321,54 @@ class Publisher:
         parent = self._directories.fd(touch.parent)
         reach(Step.BEFORE_METADATA)
         before = look(parent, touch.name)
-        if before is None or fingerprint(before) != touch.seen:
-            raise _TargetChanged("it is not what the plan saw")
+        if before is None or not self._marks.is_seen(before, touch.seen):
+            raise TargetChanged("it is not what the plan saw")
         times = (before.st_atime_ns, touch.mtime_ns)
         if touch.kind is Kind.SYMLINK:
+            if touch.given is not None:
+                self._touch_link(parent, touch)
             os.utime(touch.name, ns=times, dir_fd=parent, follow_symlinks=False)
         else:
-            self._touch_file(parent, touch, times)
+            with self._marks.following(parent, touch.name, before):
+                if not self._touch_file(parent, touch, times, before):
+                    return
         outcome.updated += 1
         outcome.has_touches = True
 
-    def _touch_file(self, parent: int, touch: Touch, times: tuple[int, int]) -> None:
-        with opened(parent, touch.name) as (fd, is_real):
-            if fingerprint(os.fstat(fd)) != touch.seen:
-                raise _TargetChanged("it is not what the plan saw")
+    def _touch_link(self, parent: int, touch: Touch) -> None:
+        assert touch.given is not None
+        with opened(parent, touch.name, is_file=False) as (handle, _):
+            if not self._marks.is_seen(os.fstat(handle), touch.seen):
+                raise TargetChanged("it is not what the plan saw")
+            self._giver.owner(handle, touch.given, path_of(touch))
+
+    def _touch_file(
+        self, parent: int, touch: Touch, times: tuple[int, int], before: os.stat_result
+    ) -> bool:
+        """Set what differs; say whether that was anything that can be kept here."""
+        is_file = touch.kind is Kind.FILE
+        with opened(parent, touch.name, is_file=is_file) as (fd, is_real):
+            if not self._marks.is_seen(os.fstat(fd), touch.seen):
+                raise TargetChanged("it is not what the plan saw")
+            changed = False
+            if touch.given is not None:
+                place = fd if is_real else b"/proc/self/fd/%d" % fd
+                changed = self._giver.owner(fd, touch.given, path_of(touch))
+                changed |= self._giver.rest(place, touch.given, path_of(touch), is_new=False)
+            is_as_before = (touch.mode, times[1]) == (
+                stat.S_IMODE(before.st_mode),
+                before.st_mtime_ns,
+            )
+            if not changed and is_as_before:
+                return False
             set_mode(fd, touch.mode, is_real=is_real)
             if is_real:
                 os.utime(fd, ns=times)
-                if self._strict and self._one_by_one:
+                if self._strict and self._flusher.one_by_one:
                     os.fsync(fd)
             else:
-                os.utime(touch.name, ns=times, dir_fd=parent, follow_symlinks=False)
+                os.utime(b"/proc/self/fd/%d" % fd, ns=times)
+        return True
 
     def _drop(self, drop: Drop, outcome: _Outcome) -> None:
         try:
@@ -292,21 +378,25 @@ class Publisher:
         before = look(fd, drop.name)
         if before is None:
             return
-        if fingerprint(before) != drop.seen:
-            raise _TargetChanged("it is not what the plan saw, and so is not deleted")
+        if not self._marks.is_seen(before, drop.seen):
+            raise TargetChanged("it is not what the plan saw, and so is not deleted")
         if drop.kind is Kind.DIRECTORY:
             path = join(drop.parent, drop.name)
             try:
                 os.rmdir(drop.name, dir_fd=fd)
             except OSError as error:
                 if error.errno in {errno.ENOTEMPTY, errno.EEXIST}:
-                    raise _TargetChanged("it is not empty") from error
+                    raise TargetChanged("it is not empty") from error
                 raise
             self._directories.forget(path)
         else:
-            self._drop_file(fd, drop, before)
+            with self._marks.following(fd, drop.name, before):
+                self._drop_file(fd, drop, before)
         outcome.touched.add(drop.parent)
         outcome.deleted += 1
+        for freed in self.clashes.freed(join(drop.parent, drop.name)):
+            detail = "what had its name, to the file system here, is gone now"
+            outcome.failed.append(Failed(freed, What.TARGET_CHANGED, detail))
 
     def _drop_file(self, fd: int, drop: Drop, before: os.stat_result) -> None:
         path = join(drop.parent, drop.name)
@@ -325,25 +415,48 @@ class Publisher:
                 self._trash.keep(fd, aside, path)
         reach(Step.AFTER_TRASH)
 
+    def _move(self, move: Move, outcome: _Outcome) -> None:
+        reach(Step.BEFORE_RENAME)
+        outcome.touched |= self._mover.move(move)
+        reach(Step.AFTER_RENAME)
+        outcome.renamed += 1
+
+    def _link(self, link: Link, outcome: _Outcome) -> None:
+        temporary = self._mover.link(link)
+        place = Place(link.parent, link.name, temporary, link.seen, Kind.FILE, 0)
+        try:
+            self._put(place, outcome)
+        except BaseException:
+            self.discard(place)
+            raise
+        outcome.updated += 1
+
     def _settle(self, settle: Settle, outcome: _Outcome) -> None:
         try:
             held = self._directories.get(settle.path)
         except _GONE:
-            if settle.seen == 0:
+            if settle.seen in {0, PRETENDED}:
                 return  # it was not made; that has been told
-            raise _TargetChanged("the directory is gone") from None
+            raise TargetChanged("the directory is gone") from None
         reach(Step.BEFORE_DIRECTORIES)
         status = os.fstat(held.fd)
-        if settle.seen not in {0, fingerprint(status)}:
-            raise _TargetChanged("it is another directory")
-        if stat.S_IMODE(status.st_mode) != settle.mode:
+        if settle.seen not in {0, PRETENDED, fingerprint(status)}:
+            raise TargetChanged("it is another directory")
+        mode = stat.S_IMODE(status.st_mode)
+        differs = (mode, status.st_mtime_ns) != (settle.mode, settle.mtime_ns)
+        if settle.given is not None:
+            owned = self._giver.owner(held.fd, settle.given, settle.path)
+            if self._giver.rest(held.fd, settle.given, settle.path, is_new=False) or owned:
+                mode = -1  # an ACL is a part of the mode, and a change of owner may be
+                differs = True
+        if mode != settle.mode:
             os.fchmod(held.fd, settle.mode)
         if self._options.keep_times:
             os.utime(held.fd, ns=(status.st_atime_ns, settle.mtime_ns))
-        if self._strict and self._one_by_one:
+        if self._strict and self._flusher.one_by_one:
             os.fsync(held.fd)  # by its mode now, it may not be opened again
         outcome.has_touches = True
-        outcome.updated += settle.differs
+        outcome.updated += differs and settle.differs and settle.seen != PRETENDED
 
     def _make_names_durable(self, outcome: _Outcome) -> None:
         touched = outcome.touched
@@ -353,14 +466,7 @@ class Publisher:
         if not touched and not self._trash.touched and not outcome.has_touches:
             return
         reach(Step.BEFORE_DIRSYNC)
-        if self._one_by_one and len(touched) + len(self._trash.touched) <= _FEW:
-            for path in touched:
-                with contextlib.suppress(*_GONE):
-                    os.fsync(self._directories.fd(path))
-            self._trash.sync()
-        else:
-            self._flush_all()
-            self._trash.touched.clear()
+        self._flusher.names(touched, self._trash)
         reach(Step.AFTER_DIRSYNC)
 
     def discard(self, operation: Operation) -> None:
@@ -373,9 +479,7 @@ class Publisher:
         if isinstance(operation, Place) and operation.is_exchanged:
             return
         if isinstance(operation, Reveal):
-            path = path_of(operation)
-            self._directories.forget(path)
-            self._directories.aliases.pop(path, None)
+            self._directories.bar(path_of(operation))
         with contextlib.suppress(OSError):
             fd = self._directories.fd(operation.parent)
             remove_tree(fd, operation.temporary)

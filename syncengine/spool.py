@@ -1,9 +1,9 @@
-"""Where the changes of a plan wait: in memory while they are few, else in an unlinked file."""
+"""Where the changes of a plan wait, or other values: in memory while few, else in an unlinked file."""
 
 import os
 import tempfile
 from collections.abc import Iterator
-from typing import IO
+from typing import IO, Generic, TypeVar
 
 import msgspec
 from blake3 import blake3
@@ -13,14 +13,20 @@ from syncengine.changes import Change
 _BLOCK_CHANGES = 1_024
 _MEMORY_BYTES = 2 * 1024 * 1024
 
+T = TypeVar("T")
 
-class Spool:
-    """An append-only list of changes that can be read many times; not safe between threads."""
 
-    def __init__(self, folder: str | None = None) -> None:
+class ValueSpool(Generic[T]):
+    """An append-only list of values that can be read many times; not safe between threads.
+
+    `holding` is the list type that MessagePack is read as. The values are hashed on the way.
+    """
+
+    def __init__(self, folder: str | None, holding: type[list[T]]) -> None:
         self._folder = folder
+        self._holding = holding
         self._encode = msgspec.msgpack.Encoder().encode
-        self._open_block: list[Change] = []
+        self._open_block: list[T] = []
         self._blocks: list[bytes] = []
         self._in_memory = 0
         self._spans: list[tuple[int, int]] = []
@@ -29,10 +35,10 @@ class Spool:
         self._hasher = blake3()
         self._length = 0
 
-    def append(self, change: Change) -> None:
-        """Add one change at the end; raises OSError when the spool's disk is full."""
+    def append(self, value: T) -> None:
+        """Add one value at the end; raises OSError when the spool's disk is full."""
         block = self._open_block
-        block.append(change)
+        block.append(value)
         if len(block) >= _BLOCK_CHANGES:
             self._close_block()
 
@@ -65,15 +71,15 @@ class Spool:
         self._end += len(data)
 
     def seal(self) -> bytes:
-        """Write out what is left and return the BLAKE3 digest of all changes in their order."""
+        """Write out what is left and return the BLAKE3 digest of all values in their order."""
         if self._open_block:
             self._close_block()
         if self._file is not None:
             self._file.flush()
         return self._hasher.digest()
 
-    def __iter__(self) -> Iterator[Change]:
-        decode = msgspec.msgpack.Decoder(list[Change]).decode
+    def __iter__(self) -> Iterator[T]:
+        decode = msgspec.msgpack.Decoder(self._holding).decode
         for data in self._blocks:
             yield from decode(data)
         if self._file is not None:
@@ -88,3 +94,10 @@ class Spool:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+class Spool(ValueSpool[Change]):
+    """A spool of changes."""
+
+    def __init__(self, folder: str | None = None) -> None:
+        super().__init__(folder, list[Change])

@@ -5,26 +5,55 @@ it holds is written under its final names: one rename will show it all.
 """
 
 import contextlib
+import errno
 import os
 import stat
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
+from syncengine.attribute_giver import Given, Giver
 from syncengine.directories import Directories, Held
 from syncengine.failpoints import Step, reach
+from syncengine.frames import Special
 from syncengine.kernel import current_umask
-from syncengine.model import Kind, MirrorOptions
+from syncengine.model import Kind, RunOptions
 from syncengine.names import join
 from syncengine.operations import Place, Reveal, Temporaries
+from syncengine.partials import Partial, Partials
 from syncengine.tree import Tree
+
+if TYPE_CHECKING:
+    from syncengine.chunks import Chunks
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NOCTTY
 _SETUID_SETGID = stat.S_ISUID | stat.S_ISGID
+_FORMS = {
+    Kind.FIFO: stat.S_IFIFO,
+    Kind.SOCKET: stat.S_IFSOCK,
+    Kind.CHARACTER_DEVICE: stat.S_IFCHR,
+    Kind.BLOCK_DEVICE: stat.S_IFBLK,
+}
 _DEFAULT_ACL = "system.posix_acl_default"
 
 
 class PartFile:
     """A file that arrives in parts."""
 
-    __slots__ = ("fd", "hidden_in", "mask", "name", "parent", "seen", "temporary")
+    __slots__ = (
+        "chunks",
+        "fd",
+        "head",
+        "hidden_in",
+        "inode",
+        "keep",
+        "mask",
+        "name",
+        "parent",
+        "partial",
+        "ranges",
+        "seen",
+        "temporary",
+    )
 
     def __init__(self, parent: bytes, name: bytes, temporary: bytes, fd: int) -> None:
         self.parent = parent
@@ -33,21 +62,39 @@ class PartFile:
         self.fd = fd
         self.seen = 0
         self.mask = 0
+        self.keep = b""
         self.hidden_in: Reveal | None = None
+        self.partial: Partial | None = None
+        """What it is until it is whole; it lies elsewhere then, and `temporary` is not known yet."""
+        self.head = b""
+        self.chunks: Chunks | None = None
+        self.ranges: list[tuple[int, int]] | None = None
+        """What it holds of a file that is to be changed in place; None for a whole new one."""
+        self.inode = 0
+        """Of that file."""
 
 
 class Staging:
     """Writes staged entries in one tree; for one thread. Every method raises OSError."""
 
     def __init__(
-        self, tree: Tree, directories: Directories, options: MirrorOptions, temporaries: Temporaries
+        self, tree: Tree, directories: Directories, options: RunOptions, temporaries: Temporaries
     ) -> None:
         self._tree = tree
         self._directories = directories
         self._options = options
         self._temporaries = temporaries
         self._umask = current_umask()
-        self._is_root = os.geteuid() == 0
+        self._uid = os.geteuid()
+        self._gid = os.getegid()
+        self._is_root = self._uid == 0
+        self.giver = Giver(options)
+        self.given: Given | None = None
+        """The attributes that the next entries are to get."""
+
+    def give(self, packed: bytes) -> None:
+        """Give these attributes to the entries that follow; raises MalformedFrame."""
+        self.given = self.giver.resolve(packed)
 
     def enter(self, path: bytes) -> Held:
         """Return the directory at `path`, ready to have entries made in it and removed from it.
@@ -62,6 +109,7 @@ class Staging:
                 os.getxattr(held.fd, _DEFAULT_ACL)
                 held.mask = 0o7777  # a default ACL takes part in every creation
             status = os.fstat(held.fd)
+            held.gid = status.st_gid if status.st_mode & stat.S_ISGID else self._gid
             if not self._is_root and status.st_mode & stat.S_IRWXU != stat.S_IRWXU:
                 with contextlib.suppress(PermissionError):
                     os.fchmod(held.fd, stat.S_IMODE(status.st_mode) | stat.S_IRWXU)
@@ -94,12 +142,18 @@ class Staging:
         reach(Step.BEFORE_STAGE)
         # The final mode from the start: nobody may read more of the staged file than of the
         # published one, and a call is saved for every file.
-        fd = os.open(temporary, _CREATE, mode, dir_fd=held.fd)
+        given = self.given
+        is_bare = given is None or given is held.bare_for or self._is_bare(held, given)
+        fd = os.open(temporary, _CREATE, mode if is_bare else mode & 0o700, dir_fd=held.fd)
         try:
             try:
                 if size:
                     _write(fd, data)
-                self._finish(fd, mode, mtime_ns, held.mask)
+                if is_bare:
+                    self._finish(fd, mode, mtime_ns, held.mask)
+                else:
+                    self._give(fd, join(parent, name))
+                    self._finish(fd, mode, mtime_ns, None)
             finally:
                 os.close(fd)
         except OSError:
@@ -113,6 +167,20 @@ class Staging:
         hidden_in.files += 1
         hidden_in.bytes += size
         return None
+
+    def _is_bare(self, held: Held, given: Given) -> bool:
+        """Say whether new entries of a directory have these attributes by themselves."""
+        if held.mask == 0o7777 or not self.giver.needs_nothing(given, self._uid, held.gid):
+            return False
+        held.bare_for = given
+        return True
+
+    def _give(self, fd: int, path: bytes) -> None:
+        """Give a new file, open to be written, its attributes; its mode comes afterwards."""
+        given = self.given
+        if given is not None:
+            self.giver.owner(fd, given, path)
+            self.giver.rest(fd, given, path, is_new=True)
 
     def _finish(self, fd: int, mode: int, mtime_ns: int, mask: int | None) -> None:
         if mask is None or mode & mask:
@@ -139,12 +207,39 @@ class Staging:
             part.hidden_in = hidden_in
         return part
 
+    def adopt(self, part: PartFile, partials: Partials) -> None:
+        """Bring what is whole, and lay elsewhere, to its directory under a temporary name."""
+        partial = part.partial
+        assert partial is not None
+        held = self.enter(part.parent)
+        hidden_in = held.hidden_in
+        if hidden_in is not None:
+            if part.seen:
+                raise FileNotFoundError("the directory is new, so nothing was here")
+            assert isinstance(hidden_in, Reveal)
+            temporary = part.name
+        elif part.seen and part.ranges is None:
+            temporary = self._temporaries.displacing(part.name)
+        else:
+            temporary = self._temporaries.staged()
+        reach(Step.BEFORE_ADOPT)
+        partials.put(partial, held, temporary)
+        part.fd, part.temporary, part.hidden_in = partial.fd, temporary, hidden_in
+        partial.fd = -1
+        partial.close()
+        reach(Step.AFTER_ADOPT)
+
     def write_part(self, part: PartFile, data: memoryview) -> None:
         """Write the next bytes."""
         _write(part.fd, data)
 
+    def skip_part(self, part: PartFile, length: int) -> None:
+        """Leave a hole for the next bytes."""
+        os.ftruncate(part.fd, os.lseek(part.fd, length, os.SEEK_CUR))
+
     def close_part(self, part: PartFile, mode: int, mtime_ns: int) -> Place | None:
         """End a file whose content has been found right."""
+        self._give(part.fd, join(part.parent, part.name))
         self._finish(part.fd, self.allowed(mode), mtime_ns, None)
         size = os.fstat(part.fd).st_size
         fd, part.fd = part.fd, -1
@@ -153,7 +248,9 @@ class Staging:
             part.hidden_in.files += 1
             part.hidden_in.bytes += size
             return None
-        return Place(part.parent, part.name, part.temporary, part.seen, Kind.FILE, size)
+        place = Place(part.parent, part.name, part.temporary, part.seen, Kind.FILE, size, part.keep)
+        place.ranges, place.given = part.ranges, self.given
+        return place
 
     def drop_part(self, part: PartFile) -> None:
         """Forget a file that arrived in parts; what cannot be removed is left to the next scan."""
@@ -179,7 +276,57 @@ class Staging:
         if self._options.keep_times:
             times = (mtime_ns, mtime_ns)
             os.utime(temporary, ns=times, dir_fd=held.fd, follow_symlinks=False)
+        given = self.given
+        if given is not None and given is not held.bare_for and not self._is_bare(held, given):
+            with self._own_entry(held.fd, temporary, stat.S_IFLNK) as handle:
+                self.giver.owner(handle, given, join(parent, name))
         return None if hidden else Place(parent, name, temporary, seen, Kind.SYMLINK, 0)
+
+    def special(self, held: Held, parent: bytes, record: Special) -> Place | None:
+        """Make a FIFO, a socket or a device node."""
+        name, seen, kind = record.name, record.seen, record.kind
+        hidden = held.hidden_in is not None
+        if hidden:
+            temporary = name
+        elif seen:
+            temporary = self._temporaries.displacing(name)
+        else:
+            temporary = self._temporaries.staged()
+        form = _FORMS[kind]
+        device = record.device if kind in {Kind.CHARACTER_DEVICE, Kind.BLOCK_DEVICE} else 0
+        os.mknod(temporary, form | 0o600, device, dir_fd=held.fd)
+        with self._own_entry(held.fd, temporary, form) as handle:
+            itself = b"/proc/self/fd/%d" % handle
+            if self.given is not None:
+                path = join(parent, name)
+                self.giver.owner(handle, self.given, path)
+                self.giver.rest(itself, self.given, path, is_new=True)
+            # No path, but the entry itself: a device may not even be opened.
+            os.chmod(itself, self.allowed(record.mode))  # noqa: PTH101
+            if self._options.keep_times:
+                os.utime(itself, ns=(record.mtime_ns, record.mtime_ns))
+        return None if hidden else Place(parent, name, temporary, seen, kind, 0)
+
+    @contextlib.contextmanager
+    def _own_entry(self, fd: int, name: bytes, form: int) -> Iterator[int]:
+        """Hold what was just made, without opening it; on an error it is removed."""
+        try:
+            handle = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+            try:
+                status = os.fstat(handle)
+                if (
+                    stat.S_IFMT(status.st_mode) != form
+                    or status.st_uid != self._uid
+                    or status.st_nlink != 1
+                ):
+                    raise FileExistsError(errno.EEXIST, "somebody put something else here", name)
+                yield handle
+            finally:
+                os.close(handle)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.unlink(name, dir_fd=fd)
+            raise
 
     def directory(self, held: Held, parent: bytes, name: bytes, mode: int) -> Reveal | None:
         """Make a directory; hidden, unless it lies in one that is."""

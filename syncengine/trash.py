@@ -1,7 +1,9 @@
 """The trash of a root: `.baton/trash/YYYY-MM-DD/PATH`, PATH as seen from the root.
 
 What a run deletes or displaces is moved here by rename, and never over anything that lies here
-already. Days are UTC.
+already: later versions of one day are called `NAME~2`, `NAME~3`. So that these can be told from
+names that end so by themselves, the first version of such a name gets its number too: `x~2~1`. Days
+are UTC.
 """
 
 import contextlib
@@ -20,7 +22,8 @@ from syncengine.tree import Tree, remove_tree
 
 TRASH_NAME = b"trash"
 
-_DAY = re.compile(rb"\d{4}-\d{2}-\d{2}")
+DAY = re.compile(rb"\d{4}-\d{2}-\d{2}")
+_NUMBERED = re.compile(rb"(.+)~([1-9]\d{0,8})", re.DOTALL)
 _DAY_S = 86_400
 _TAKEN = frozenset({errno.EEXIST, errno.ENOTEMPTY})
 
@@ -44,13 +47,25 @@ class Trash:
         Raises OSError; EXDEV when the tree goes over a mount point there.
         """
         from_root = join(self._tree.sub, path) if self._tree.sub else path
+        for is_last in (False, False, True):
+            try:
+                return self._keep(parent_fd, name, from_root)
+            except FileNotFoundError:
+                # RACE: an operator empties the trash in this moment: its folders are made anew. It
+                # may also be that what was to be kept is gone itself, which the next try shows.
+                if is_last:
+                    raise
+                self.close()
+        return None
+
+    def _keep(self, parent_fd: int, name: bytes, from_root: bytes) -> None:
         folder = self._folder(parent_of(from_root))
         leaf = from_root[len(parent_of(from_root)) :].removeprefix(b"/")
         directories = self._open()
         number = 1
         while True:
             try:
-                _move(parent_fd, name, directories.fd(folder), _numbered(leaf, number))
+                _move(parent_fd, name, directories.fd(folder), numbered(leaf, number))
             except OSError as error:
                 if error.errno not in _TAKEN:
                     raise
@@ -87,7 +102,7 @@ class Trash:
     def _component(self, directories: Directories, at: bytes, component: bytes) -> bytes:
         number = 1
         while True:
-            name = _numbered(component, number)
+            name = numbered(component, number)
             candidate = join(at, name)
             try:
                 directories.fd(candidate)
@@ -102,9 +117,11 @@ class Trash:
                 return candidate
 
     def sync(self) -> None:
-        """Make what was moved here durable; blocks on the disk."""
-        for folder in self.touched:
-            os.fsync(self._open().fd(folder))
+        """Make what was moved here durable, from the top down; blocks on the disk."""
+        for folder in sorted(self.touched):
+            # What an operator removed meanwhile needs to last no longer.
+            with contextlib.suppress(FileNotFoundError):
+                os.fsync(self._open().fd(folder))
         self.touched.clear()
 
     def close(self) -> None:
@@ -113,6 +130,7 @@ class Trash:
             self._directories.close()
             self._directories = None
             os.close(self._base)
+            self._folders.clear()
 
     def __enter__(self) -> Self:
         return self
@@ -134,11 +152,18 @@ def _move(from_fd: int, name: bytes, to_fd: int, leaf: bytes) -> None:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), leaf) from None
 
 
-def _numbered(name: bytes, number: int) -> bytes:
-    if number == 1:
+def numbered(name: bytes, number: int) -> bytes:
+    """Return what the `number`th version of a name is called in the trash, 1 and up."""
+    if number == 1 and not _NUMBERED.fullmatch(name):
         return name
     suffix = b"~%d" % number
     return name[: MAX_NAME - len(suffix)] + suffix
+
+
+def read_numbered(stored: bytes) -> tuple[bytes, int]:
+    """Return the name and the number that `numbered` made one of; of a long name the beginning."""
+    found = _NUMBERED.fullmatch(stored)
+    return (found[1], int(found[2])) if found else (stored, 1)
 
 
 def _make_and_open(parent_fd: int, name: bytes) -> int:
@@ -168,7 +193,7 @@ def expire_trash(tree: Tree, trash_s: int, now: float) -> list[str]:
             return []
         try:
             for name in sorted(map(os.fsencode, os.listdir(fd))):  # noqa: PTH208 - by descriptor
-                if _DAY.fullmatch(name) and _day_ends(name) + trash_s <= now:
+                if DAY.fullmatch(name) and _day_ends(name) + trash_s <= now:
                     remove_tree(fd, name)
                     gone.append(os.fsdecode(name))
         finally:

@@ -8,11 +8,17 @@ import errno
 import os
 import stat
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from syncengine.directories import OPEN_DIRECTORY, Directories
 from syncengine.errors import NotADirectory, PathMissing, RootMissing, RootUntrusted
-from syncengine.names import check_path
+from syncengine.names import check_path, is_reserved
+from syncengine.shared_reads import SharedReads
+from syncengine.throttle import Throttle
+from syncengine.wall import Wall, machine_wall
+
+if TYPE_CHECKING:
+    from syncengine.chunk_index import RootChunks
 
 _NEW_DIRECTORY_MODE = 0o755
 
@@ -29,6 +35,13 @@ class Tree:
         self.root_id = (at_root.st_dev, at_root.st_ino)
         """Device and inode of the root: what this tree was pinned to."""
         self.device = os.fstat(self.top_fd).st_dev
+        self.wall: Wall = machine_wall
+        self.chunks: RootChunks | None = None
+        """What this worker remembers of the chunks of the root's files, if it does."""
+        self.reads = SharedReads()
+        """What these pushes read once for all."""
+        self.throttle = Throttle()
+        """What all pushes draw from that read this tree for a job."""
 
     @classmethod
     def open(
@@ -64,6 +77,16 @@ class Tree:
         """Return how many bytes an unprivileged user may still write."""
         state = os.fstatvfs(self.top_fd)
         return state.f_bavail * state.f_frsize
+
+    def is_empty(self) -> bool:
+        """Say whether nothing lies at the top, beside what is Baton's own; raises OSError."""
+        # Opened anew: a duplicate would share its place in the list with the scans of this tree.
+        fd = os.open(b".", OPEN_DIRECTORY, dir_fd=self.top_fd)
+        try:
+            with os.scandir(fd) as entries:
+                return all(is_reserved(os.fsencode(entry.name)) for entry in entries)
+        finally:
+            os.close(fd)
 
     def close(self) -> None:
         """Close both descriptors; harmless when closed already."""

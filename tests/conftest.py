@@ -4,10 +4,27 @@ import os
 import shutil
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How long an example takes says more about the machine than about the code: pytest's time-out of each
+# test is the limit.
+settings.register_profile("baton", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("baton")
+
+_WATCHING = ("watching", "realtime", "monitor")
+
+# Modules that are no tests, but assert: they are to say what they found.
+pytest.register_assert_rewrite("tests.engine.trees", "tests.faults.pushes")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Say where a test is left out because it needs root."""
+    """Keep together what shares fixtures; say where a test is left out because it needs root."""
+    for item in items:
+        # A file's tests share clusters, so they run in one process. Tests of the kernel's own limits
+        # change these for the whole machine, so nothing else that watches may run meanwhile.
+        path = item.path.relative_to(item.config.rootpath).as_posix()
+        group = "watching" if any(word in path for word in _WATCHING) else path
+        item.add_marker(pytest.mark.xdist_group(group))
     if os.geteuid() == 0:
         return
     skip = pytest.mark.skip(reason="needs root")

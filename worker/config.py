@@ -28,5 +28,5 @@ class WorkerConfig:
     group: str | None = None
     """The worker group that this one is a member of; needs `etcd`."""
     etcd: EtcdConfig | None = None
-    accepted_clusters: frozenset[int] = frozenset()
-    """Ids of etcd clusters whose tokens are accepted in place of another cluster's."""
+    max_runs: int | None = None
+    """In how many runs it takes part at once; None for any number."""

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 
 import structlog
 
+from syncengine.chunk_index import ChunkIndex
 from wire.address import Address, parse_address
 from wire.channel import bind, make_server
 from wire.clock import BootClock
@@ -19,16 +20,24 @@ from wire.process import (
     stop_signals,
     version,
 )
+from wire.room import Room
+from worker.agreed_store import AgreedStores
 from worker.config import WorkerConfig
 from worker.journal import Journal
 from worker.link import Describe, WorkerService, add_to_server
 from worker.member_tree import MemberTrees
 from worker.memory import collect_seldom, keep_freed_memory
-from worker.mirror import MirrorRun
+from worker.monitoring import MonitorRun
+from worker.n_way import NWayRun
+from worker.one_way import OneWayRun
 from worker.peers import PeerService
 from worker.roots import Roots
-from worker.sessions import Session, Sessions
+from worker.run import Surroundings
+from worker.sessions import Run, Session, Sessions
 from worker.status import make_app
+from worker.uses import Uses
+from worker.verifying import VerifyRun
+from worker.watching.watching import Watching
 
 log = structlog.get_logger()
 
@@ -43,49 +52,70 @@ async def run(config: WorkerConfig) -> None:
     configure_logs(role="worker", name=config.name)
     with locked_state(config.state), stop_signals() as stop:
         roots = await asyncio.to_thread(Roots, config.roots)
+        await asyncio.to_thread(roots.undo)
         journal = await asyncio.to_thread(Journal, config.state / "journal.db")
+        chunks = await asyncio.to_thread(ChunkIndex, config.state / "chunks.db")
+        trees = MemberTrees(roots, journal, AgreedStores(config.state / "agreed"), chunks)
         try:
-            await _serve(config, roots, journal, stop)
+            await _serve(config, roots, trees, journal, stop)
         finally:
+            await asyncio.to_thread(chunks.close)
             await asyncio.to_thread(journal.close)
             roots.close()
 
 
 @contextlib.asynccontextmanager
-async def _metrics(config: WorkerConfig, sessions: Sessions) -> AsyncIterator[None]:
+async def _metrics(
+    config: WorkerConfig, sessions: Sessions, watching: Watching
+) -> AsyncIterator[None]:
     """Serve health and metrics, where the configuration asks for that."""
     if config.http is None:
         yield
         return
-    app = make_app(orders_refused=lambda: sessions.orders_refused, sessions=lambda: len(sessions))
+    app = make_app(
+        orders_refused=lambda: sessions.orders_refused,
+        sessions=lambda: len(sessions),
+        watches=watching.describe_all,
+    )
     async with serving_http(config.http, app) as address:
         log.info("serves_metrics", http=address)
         yield
 
 
-async def _serve(config: WorkerConfig, roots: Roots, journal: Journal, stop: asyncio.Event) -> None:
+async def _serve(
+    config: WorkerConfig, roots: Roots, trees: MemberTrees, journal: Journal, stop: asyncio.Event
+) -> None:
     clock = BootClock()
-    trees = MemberTrees(roots, journal)
+    uses = Uses()
+    watching = Watching(roots, config.state / "watching")
 
-    def starts_run(session: Session, order: StartRun) -> MirrorRun:
-        return MirrorRun(
-            session.assignment,
-            order,
+    def starts_run(session: Session, order: StartRun) -> Run:
+        around = Surroundings(
+            worker=config.name,
             trees=trees,
+            uses=uses,
             credentials=config.credentials,
             clock=clock,
+            fence=session.fence,
             report=session.report,
         )
+        if order.monitor is not None:
+            return MonitorRun(session.assignment, order, around, watching)
+        if order.verify:
+            return VerifyRun(session.assignment, order, around)
+        is_one_way = session.assignment.options.rule.is_one_way
+        kind = OneWayRun if is_one_way else NWayRun
+        return kind(session.assignment, order, around)
 
     sessions = Sessions(
         worker=config.name,
         roots=roots,
         journal=journal,
         clock=clock,
-        accepted_clusters=config.accepted_clusters,
         starts_run=starts_run,
+        room=Room(config.max_runs),
     )
-    peers = PeerService(sessions, trees, config.credentials)
+    peers = PeerService(sessions, trees, config.credentials, uses)
     facts = WorkerDescription(
         name=config.name,
         identity=str(config.credentials.identity),
@@ -96,10 +126,13 @@ async def _serve(config: WorkerConfig, roots: Roots, journal: Journal, stop: asy
         orders_refused=0,
     )
     server = make_server()
-    service = WorkerService(sessions, config.credentials, clock, Describe(facts, sessions))
+    service = WorkerService(
+        sessions, config.credentials, clock, Describe(facts, sessions, watching.describe)
+    )
     add_to_server(service, server)
     peers.add_to_server(server)
     port = await asyncio.to_thread(bind, server, config.listen, config.credentials)
+    await watching.start()
     await server.start()
     reaping = asyncio.create_task(sessions.reap())
     listens = str(Address(parse_address(config.listen).host, port))
@@ -112,7 +145,7 @@ async def _serve(config: WorkerConfig, roots: Roots, journal: Journal, stop: asy
         identity=facts.identity,
     )
     try:
-        async with _metrics(config, sessions):
+        async with _metrics(config, sessions, watching):
             notify_service_manager("READY=1")
             await stop.wait()
     finally:
@@ -125,5 +158,6 @@ async def _serve(config: WorkerConfig, roots: Roots, journal: Journal, stop: asy
         service.close()
         await peers.close()
         await sessions.close()
+        await watching.close()
         await ending
         log.info("stopped")

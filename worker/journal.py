@@ -24,6 +24,10 @@ CREATE TABLE IF NOT EXISTS tokens (
     revision INTEGER NOT NULL,
     PRIMARY KEY (job, root)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS cluster (
+    only INTEGER PRIMARY KEY CHECK (only = 1),
+    id TEXT NOT NULL
+);
 CREATE TABLE IF NOT EXISTS roots (
     name TEXT NOT NULL PRIMARY KEY,
     known TEXT NOT NULL
@@ -32,6 +36,7 @@ CREATE TABLE IF NOT EXISTS roots (
 _PROBES = (
     "SELECT job, root, cluster_id, revision FROM tokens LIMIT 1",
     "SELECT name, known FROM roots LIMIT 1",
+    "SELECT id FROM cluster",
 )
 
 
@@ -67,6 +72,27 @@ class Journal:
         with self._lock, self._db:
             self._db.execute("BEGIN IMMEDIATE")
             self._db.executemany("INSERT OR REPLACE INTO tokens VALUES (?, ?, ?, ?)", rows)
+
+    def accepted_cluster(self) -> int | None:
+        """Return the id of the etcd cluster that an operator accepted; None when none ever did."""
+        with self._lock:
+            row = self._db.execute("SELECT id FROM cluster").fetchone()
+        return None if row is None else int(row[0], 16)
+
+    def accept_cluster(self, cluster_id: int, revision: int) -> int:
+        """Take tokens of this cluster only, from now on; return how many were forgotten.
+
+        Forgotten are those of other clusters, and those of this one beyond `revision`, which it has
+        not come to: it was set back.
+        """
+        with self._lock, self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            gone = self._db.execute(
+                "DELETE FROM tokens WHERE cluster_id != ? OR revision > ?",
+                (f"{cluster_id:x}", revision),
+            ).rowcount
+            self._db.execute("INSERT OR REPLACE INTO cluster VALUES (1, ?)", (f"{cluster_id:x}",))
+        return gone
 
     def known_root(self, name: str) -> KnownRoot | None:
         """Return what is remembered of a root; None before its first use."""

@@ -1,21 +1,24 @@
 """The Worker service: one link per coordinator, orders in, reports out."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import sqlite3
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc
 import grpc.aio
 import structlog
 
-from baton.v1 import worker_pb2, worker_pb2_grpc
+from baton.v1 import common_pb2, worker_pb2, worker_pb2_grpc
 from wire.channel import Credentials, peer_identity
 from wire.clock import Clock
 from wire.errors import PeerRefused, ProtocolError
 from wire.identity import Role
-from wire.orders import Hello, Pulse, Report, WorkerDescription
+from wire.orders import Hello, Pulse, Report, WatchDescription, WorkerDescription
 from wire.worker_convert import description_to_wire, order_from_wire, report_to_wire
+from worker.roots import unwatched
 from worker.sessions import Sessions
+from worker.trash_calls import TrashCallFailed, TrashCalls
 
 log = structlog.get_logger()
 
@@ -50,6 +53,7 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
         self._credentials = credentials
         self._clock = clock
         self._describe = describe
+        self._trash = TrashCalls(sessions.worker, sessions.roots)
         self._closing = asyncio.Event()
 
     def close(self) -> None:
@@ -102,6 +106,59 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
         await self._coordinator(context)
         return description_to_wire(await self._describe())
 
+    async def ListTrash(  # noqa: N802 - the name on the wire
+        self,
+        request: common_pb2.ListTrashRequest,
+        context: grpc.aio.ServicerContext[Any, Any],
+    ) -> AsyncIterator[common_pb2.ListTrashResponse]:
+        """Send what lies in the trash of a root."""
+        await self._coordinator(context)
+        try:
+            async for answer in self._trash.list(request):
+                yield answer
+        except TrashCallFailed as error:
+            await context.abort(error.code, str(error))
+
+    async def RestoreTrash(  # noqa: N802 - the name on the wire
+        self,
+        request: common_pb2.RestoreTrashRequest,
+        context: grpc.aio.ServicerContext[Any, Any],
+    ) -> common_pb2.RestoreTrashResponse:
+        """Bring something back from the trash of a root."""
+        name = await self._coordinator(context)
+        log.info("trash_restore", root=request.root, path=request.path, asked_by=name)
+        try:
+            return await self._trash.restore(request)
+        except TrashCallFailed as error:
+            await context.abort(error.code, str(error))
+
+    async def PurgeTrash(  # noqa: N802 - the name on the wire
+        self,
+        request: common_pb2.PurgeTrashRequest,
+        context: grpc.aio.ServicerContext[Any, Any],
+    ) -> common_pb2.PurgeTrashResponse:
+        """Empty the trash of a root."""
+        name = await self._coordinator(context)
+        log.info("trash_purge", root=request.root, asked_by=name)
+        try:
+            return await self._trash.purge(request)
+        except TrashCallFailed as error:
+            await context.abort(error.code, str(error))
+
+    async def AcceptCluster(  # noqa: N802 - the name on the wire
+        self,
+        request: worker_pb2.AcceptClusterRequest,
+        context: grpc.aio.ServicerContext[Any, Any],
+    ) -> worker_pb2.AcceptClusterResponse:
+        """Let owners of another etcd cluster in, on an operator's word."""
+        name = await self._coordinator(context)
+        log.info("accept_cluster", cluster=f"{request.cluster_id:x}", asked_by=name)
+        try:
+            gone = await self._sessions.accept_cluster(request.cluster_id, request.revision)
+        except sqlite3.Error as error:
+            await context.abort(grpc.StatusCode.INTERNAL, f"the journal cannot be written: {error}")
+        return worker_pb2.AcceptClusterResponse(forgotten=gone)
+
     async def echo(
         self, requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext[bytes, bytes]
     ) -> None:
@@ -147,14 +204,20 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
 class Describe:
     """Tells who this worker is; a callable so that the service needs no daemon."""
 
-    def __init__(self, facts: WorkerDescription, sessions: Sessions) -> None:
-        """Keep what never changes."""
+    def __init__(
+        self,
+        facts: WorkerDescription,
+        sessions: Sessions,
+        watch: Callable[[str], WatchDescription] = unwatched,
+    ) -> None:
+        """Keep what never changes; `watch` says how a root is watched."""
+        self._watch = watch
         self._facts = facts
         self._sessions = sessions
 
     async def __call__(self) -> WorkerDescription:
         """Look at the roots, in a thread."""
-        roots = await asyncio.to_thread(self._sessions.roots.describe)
+        roots = await asyncio.to_thread(self._sessions.roots.describe, self._watch)
         facts = self._facts
         return WorkerDescription(
             name=facts.name,

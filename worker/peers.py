@@ -1,87 +1,81 @@
-"""The target's side of a run: lists its tree for the source worker, and takes what that pushes.
+"""A member's side of a run: lists its tree for the worker that carries the run out, takes what that
+pushes, sends what it asks for, and records what it is told to agree to.
 
-Everything a caller may do comes from this worker's own session for the job, opened by the owner: which
-root, which path, which worker is the source. One run at a time uses a target; a newer one ends what an
-older one left.
+Who may do that is `authority`'s to judge, and that only one run at a time uses a member `uses`' to see.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import Any
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 import grpc.aio
 import structlog
 
 from baton.v1 import peer_pb2, peer_pb2_grpc
-from syncengine.errors import EngineError
+from syncengine.compression import packed_listing
+from syncengine.errors import EngineError, MalformedFrame
 from syncengine.listing import encode_entries
-from syncengine.model import Hold
 from syncengine.receiver import Receiver
-from wire.channel import Credentials, peer_identity
-from wire.errors import PeerRefused as PeerUnknown
+from syncengine.scan import scan_is_complete
+from syncengine.sender import Sender
+from syncengine.sightings import decode_agreements, decode_paths, encode_sightings
+from syncengine.spool import ValueSpool
+from wire.channel import Credentials
 from wire.errors import ProtocolError
-from wire.identity import Identity, Role
-from wire.orders import Member, PeerGrant
+from wire.orders import PeerGrant
 from wire.peer_convert import (
     ListHeader,
+    ListRequest,
+    PushEnd,
+    agree_response_to_bytes,
+    end_of_stream,
     grant_from_bytes,
     grant_from_wire,
     header_to_bytes,
+    list_request_from_bytes,
     read_end_of_push,
 )
-from wire.token import Token
-from worker.errors import PeerNotNow, PeerRefused
+from worker.agreed_store import AgreedStoreLost
+from worker.authority import Authority
+from worker.errors import PeerRefused
 from worker.fence import Gate
+from worker.fetching import FetchPlan
 from worker.member_tree import MemberTree, MemberTrees
+from worker.receiving import check_unchanged, prepared, receiver_for
 from worker.sessions import Session, Sessions
 from worker.threads import WorkBehind, read_ahead, to_the_end
+from worker.uses import Key, Listed, Use, Uses
+
+if TYPE_CHECKING:
+    from syncengine.model import Problem
 
 log = structlog.get_logger()
 
-_SUPERSEDE_S = 30.0
-"""How long an older push may take to end its slice."""
-
-
-@dataclass(slots=True, eq=False)
-class _Use:
-    """One listing or push that uses a target now."""
-
-    run: str
-    source: Identity
-    gate: Gate | None = None
-    ended: asyncio.Event = field(default_factory=asyncio.Event)
-    task: "asyncio.Task[Any] | None" = None
-    is_superseded: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class _Listed:
-    """What the last listing of a target said against going on."""
-
-    run: str
-    holds: tuple[Hold, ...]
+T = TypeVar("T")
+Context = grpc.aio.ServicerContext[bytes, bytes]
 
 
 class PeerService(peer_pb2_grpc.PeerServicer):
-    """What source workers may ask of this one."""
+    """What the other workers of a job may ask of this one."""
 
-    def __init__(self, sessions: Sessions, trees: MemberTrees, credentials: Credentials) -> None:
+    def __init__(
+        self, sessions: Sessions, trees: MemberTrees, credentials: Credentials, uses: Uses
+    ) -> None:
         """Serve for these sessions."""
-        self._sessions = sessions
+        self._authority = Authority(sessions, credentials)
         self._trees = trees
-        self._credentials = credentials
-        self._uses: dict[tuple[str, str], _Use] = {}
-        self._listed: dict[tuple[str, str], _Listed] = {}
+        self._uses = uses
 
     def add_to_server(self, server: grpc.aio.Server) -> None:
         """Register the service, the raw methods included."""
         peer_pb2_grpc.add_PeerServicer_to_server(self, server)
         raw: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
-            "List": grpc.unary_stream_rpc_method_handler(self.list),
+            "List": grpc.stream_stream_rpc_method_handler(self.list),
             "Push": grpc.stream_stream_rpc_method_handler(self.push),
+            "Fetch": grpc.stream_stream_rpc_method_handler(self.fetch),
+            "Agree": grpc.stream_unary_rpc_method_handler(self.agree),
         }
         server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler("baton.v1.Peer", raw),)
@@ -89,64 +83,122 @@ class PeerService(peer_pb2_grpc.PeerServicer):
 
     async def close(self) -> None:
         """End every use, at its next safe point."""
-        for key in list(self._uses):
-            await self._end_use(key)
+        await self._uses.close()
 
     async def Renew(  # noqa: N802 - the name on the wire
         self, request: peer_pb2.PeerGrant, context: grpc.aio.ServicerContext[Any, Any]
     ) -> peer_pb2.RenewResponse:
-        """Give the push of a run the new token as its badge."""
+        """Give what a run does to a member the new token as its badge."""
         grant = await _parsed(context, lambda: grant_from_wire(request))
-        await self._granted(grant, context)
-        use = self._uses.get((grant.job, grant.member))
+        await self._authority.granted(grant, context)
+        use = self._uses.current((grant.job, grant.member))
         if use is None or use.run != grant.run or use.gate is None:
             await context.abort(grpc.StatusCode.ABORTED, f"run {grant.run} is not pushing here yet")
         await asyncio.to_thread(use.gate.renew, grant.token)
         return peer_pb2.RenewResponse()
 
-    async def list(self, raw: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
-        """Send a ListHeader, then the tree as listing frames."""
-        grant = await _parsed(context, lambda: grant_from_bytes(raw))
-        session, member, source = await self._granted(grant, context)
-        async with self._using(grant, source, context):
-            options = session.assignment.options
-            with await asyncio.to_thread(self._trees.open_target, member) as opened:
-                header = ListHeader(opened.holds, opened.entries_before, opened.free_bytes())
-                self._listed[grant.job, grant.member] = _Listed(grant.run, opened.holds)
-                await context.write(header_to_bytes(header))
-                if opened.tree is None:
-                    return
-                entries = opened.scan_target(options, [])
-                async with read_ahead(encode_entries(entries)) as frames:
-                    async for frame in frames:
-                        await context.write(frame)
+    # Listing
 
-    async def push(
-        self, requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext[bytes, bytes]
+    async def list(self, requests: AsyncIterator[bytes], context: Context) -> None:
+        """Send a ListHeader, then the tree as listing frames, then how that ended."""
+        first = await anext(requests, b"")
+        request = await _parsed(context, lambda: list_request_from_bytes(first))
+        grant = request.grant
+        session, member, peer = await self._authority.granted(grant, context)
+        async with self._using(grant, context):
+            with (
+                await asyncio.to_thread(self._trees.open_target, member) as opened,
+                contextlib.closing(ValueSpool[bytes](None, list[bytes])) as wanted,
+            ):
+                if request.digests:
+                    await self._take_paths(requests, wanted, context)
+                listed = Listed(grant.run, peer.name, opened.holds)
+                self._uses.note_listed((grant.job, grant.member), listed)
+                try:
+                    await self._list(session, opened, request, wanted, context)
+                except AgreedStoreLost as lost:
+                    whose = await asyncio.to_thread(self._trees.whose, session.assignment, member)
+                    await asyncio.to_thread(self._trees.agreed.drop, whose, str(lost))
+                    await context.abort(grpc.StatusCode.ABORTED, str(lost))
+
+    async def _take_paths(
+        self, requests: AsyncIterator[bytes], wanted: ValueSpool[bytes], context: Context
     ) -> None:
+        try:
+            async for frame in requests:
+                for path in decode_paths(frame):
+                    wanted.append(path)
+        except MalformedFrame as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        await asyncio.to_thread(wanted.seal)
+
+    async def _list(
+        self,
+        session: Session,
+        opened: MemberTree,
+        request: ListRequest,
+        wanted: ValueSpool[bytes],
+        context: Context,
+    ) -> None:
+        job = session.assignment
+        options = job.options
+        problems: list[Problem] = []
+        async with opened.agreed_to(job if request.sightings else None) as store:
+            number = await asyncio.to_thread(lambda: store.number) if store is not None else 0
+            header = ListHeader(
+                opened.holds,
+                opened.entries_before,
+                opened.free_bytes(),
+                number,
+                await asyncio.to_thread(opened.is_empty),
+                opened.lineage,
+            )
+            await context.write(header_to_bytes(header))
+            if opened.tree is not None:
+                if request.sightings:
+                    frames = encode_sightings(
+                        opened.sightings(
+                            options,
+                            problems,
+                            store,
+                            grafts=request.grafts,
+                            digests_of=wanted,
+                            scope=request.scope,
+                        )
+                    )
+                elif request.digests:
+                    frames = encode_entries(opened.entries(options, problems, wanted))
+                elif options.rule.is_one_way and not request.grafts and request.scope is None:
+                    frames = encode_entries(opened.scan_target_stretches(options, problems))
+                else:
+                    frames = encode_entries(
+                        opened.scan_target(
+                            options, problems, grafts=request.grafts, scope=request.scope
+                        )
+                    )
+                await _send(context, packed_listing(frames, options.compression))
+        await context.write(end_of_stream(problems, is_complete=scan_is_complete(problems)))
+
+    # Taking
+
+    async def push(self, requests: AsyncIterator[bytes], context: Context) -> None:
         """Take the frames of a push, publish them, and answer what was published."""
         first = await anext(requests, b"")
         grant = await _parsed(context, lambda: grant_from_bytes(first))
-        session, member, source = await self._granted(grant, context)
-        async with self._using(grant, source, context) as use:
-            use.gate = Gate(session.fence, grant.token)
-            stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+        session, member, peer = await self._authority.granted(grant, context)
+        async with self._using(grant, context) as use:
+            use.gate = gate = Gate(session.fence, grant.token)
             try:
+                listed = self._uses.listed(grant, peer.name)
                 with await asyncio.to_thread(
                     self._trees.open_target, member, create=True
                 ) as opened:
-                    self._check_unchanged(grant, opened)
-                    await asyncio.to_thread(self._prepare, opened, session)
-                    receiver = Receiver(
-                        opened.opened,
-                        session.assignment.options,
-                        member=str(member),
-                        gate=use.gate,
-                        run_stamp=stamp,
-                    )
-                    # From here on frames may come: a refusal before this reaches the source as it is.
+                    check_unchanged(opened, listed)
+                    await asyncio.to_thread(prepared, opened, session.assignment.options, grant.run)
+                    receiver = receiver_for(opened, session.assignment.options, gate)
+                    # From here on frames may come: a refusal before this reaches the caller as it is.
                     await context.send_initial_metadata(())
-                    await self._take(receiver, requests, context, use, opened)
+                    await self._take(receiver, requests, context, gate, opened)
             except (EngineError, PeerRefused, OSError) as error:
                 log.warning("push_refused", job=grant.job, run=grant.run, why=str(error))
                 await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
@@ -155,143 +207,138 @@ class PeerService(peer_pb2_grpc.PeerServicer):
         self,
         receiver: Receiver,
         requests: AsyncIterator[bytes],
-        context: grpc.aio.ServicerContext[bytes, bytes],
-        use: _Use,
+        context: Context,
+        gate: Gate,
         opened: MemberTree,
     ) -> None:
-        feeding = WorkBehind(receiver.feed)
+        async def answer(replies: Iterable[bytes]) -> None:
+            for reply in replies:
+                await context.write(reply)
+
+        feeding = WorkBehind(receiver.feed, tell=answer)
         try:
-            entries: int | None = None
+            end: PushEnd | None = None
             async for frame in requests:
-                entries = read_end_of_push(frame)
-                if entries is not None:
+                end = read_end_of_push(frame)
+                if end is not None:
                     break
-                await _answer(context, await feeding.put(frame))
-            await _answer(context, await feeding.end())
-            await _answer(context, [await feeding.call(receiver.finish)])
-            if entries is not None:
+                await feeding.put(frame)
+            await feeding.end()
+            await answer(await feeding.call(receiver.finish))
+            if end is not None and (entries := end.entries) is not None:
                 await feeding.call(lambda: opened.remember(entries))
         finally:
             # However it ends, whoever waits at the gate is let go and the staging is cleaned up.
-            assert use.gate is not None
-            use.gate.close()
+            gate.close()
             await to_the_end(feeding.stop(receiver.abort))
 
-    def _check_unchanged(self, grant: PeerGrant, opened: MemberTree) -> None:
-        """Refuse a push to a root that became doubtful after it was listed and judged (I8)."""
-        listed = self._listed.get((grant.job, grant.member))
-        if listed is None or listed.run != grant.run:
-            raise PeerRefused(f"run {grant.run} pushes to {grant.member} without having listed it")
-        fresh = [hold for hold in opened.holds if hold not in listed.holds]
-        if fresh:
-            raise PeerRefused(f"{grant.member} changed since it was listed: {fresh[0].detail}")
-        if opened.tree is None:
-            why = opened.holds[0].detail if opened.holds else "it is not there"
-            raise PeerRefused(f"nothing can be written to {grant.member}: {why}")
+    # Giving
 
-    def _prepare(self, opened: MemberTree, session: Session) -> None:
-        opened.mark()
-        trash_s = session.assignment.options.safety.trash_s
-        if trash_s is not None:
-            opened.expire_trash(trash_s, datetime.now(UTC).timestamp())
+    async def fetch(self, requests: AsyncIterator[bytes], context: Context) -> None:
+        """Read a plan, then send the content that it asks for; replies come back meanwhile."""
+        first = await anext(requests, b"")
+        grant = await _parsed(context, lambda: grant_from_bytes(first))
+        session, member, peer = await self._authority.granted(grant, context)
+        async with self._using(grant, context):
+            try:
+                listed = self._uses.listed(grant, peer.name)
+                with (
+                    await asyncio.to_thread(self._trees.open_target, member) as opened,
+                    FetchPlan(session.assignment.options) as plan,
+                ):
+                    check_unchanged(opened, listed)
+                    await context.send_initial_metadata(())
+                    async for frame in requests:
+                        if not frame:
+                            break
+                        await asyncio.to_thread(plan.add, frame)
+                    await asyncio.to_thread(plan.seal)
+                    await self._give(plan, opened, requests, context)
+            except (EngineError, PeerRefused, OSError) as error:
+                log.warning("fetch_refused", job=grant.job, run=grant.run, why=str(error))
+                await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
 
-    def _using(
-        self, grant: PeerGrant, source: Identity, context: grpc.aio.ServicerContext[Any, Any]
-    ) -> "_Using":
-        return _Using(self, (grant.job, grant.member), _Use(grant.run, source), context)
-
-    async def begin_use(self, key: tuple[str, str], use: _Use) -> None:
-        """Make this the one use of a target; an older one is ended first."""
-        await self._end_use(key)
-        use.task = asyncio.current_task()
-        self._uses[key] = use
-
-    def end_use(self, key: tuple[str, str], use: _Use) -> None:
-        """Free the target."""
-        use.ended.set()
-        if self._uses.get(key) is use:
-            del self._uses[key]
-
-    async def _end_use(self, key: tuple[str, str]) -> None:
-        while (older := self._uses.get(key)) is not None:
-            if older.gate is not None:
-                await asyncio.to_thread(older.gate.close)
-            if older.task is not None:
-                older.is_superseded = True
-                older.task.cancel()
-            async with asyncio.timeout(_SUPERSEDE_S):
-                await older.ended.wait()
-
-    async def _granted(
-        self, grant: PeerGrant, context: grpc.aio.ServicerContext[Any, Any]
-    ) -> tuple[Session, Member, Identity]:
-        """Return what our own session says of the call, or abort it."""
+    async def _give(
+        self,
+        plan: FetchPlan,
+        opened: MemberTree,
+        requests: AsyncIterator[bytes],
+        context: Context,
+    ) -> None:
+        member = str(opened.member)
+        sender = Sender(opened.opened, plan.plan, member=member, target_member="", names_gone=True)
+        hearing = asyncio.create_task(_hear(requests, sender))
         try:
-            peer = peer_identity(context, self._credentials)
-            session, member = self._judge(grant, peer)
-        except PeerUnknown as error:
-            await context.abort(grpc.StatusCode.UNAUTHENTICATED, str(error))
-        except PeerNotNow as error:
-            await context.abort(grpc.StatusCode.ABORTED, str(error))
-        except PeerRefused as error:
-            log.warning("peer_refused", job=grant.job, run=grant.run, why=str(error))
-            self._sessions.orders_refused += 1
-            await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(error))
-        return session, member, peer
+            async with read_ahead(sender.frames(), stop=sender.abort) as frames:
+                async for frame in frames:
+                    await context.write(frame)
+            problems = [p for p in sender.result().problems if p.member == member]
+            await context.write(end_of_stream(problems, is_complete=not problems))
+            await hearing
+        finally:
+            sender.abort()
+            hearing.cancel()
+            await asyncio.gather(hearing, return_exceptions=True)
 
-    def _judge(self, grant: PeerGrant, peer: Identity) -> tuple[Session, Member]:
-        if peer.role is not Role.WORKER:
-            raise PeerRefused(f"{peer} is no worker: only the source of a job may call its targets")
-        session = self._sessions.get(grant.job)
-        if session is None or _is_newer(grant.token, session.token):
-            token, why = self._sessions.refused_opens.get(grant.job, (None, ""))
-            if token == grant.token:
-                raise PeerRefused(why)
-            raise PeerNotNow(
-                f"worker {self._sessions.worker} has no session of job {grant.job} under token "
-                f"{grant.token} yet"
-            )
-        if session.token != grant.token:
-            # Refused for good, unless the caller's own order with the newer token is on its way.
-            self._sessions.orders_refused += 1
-            raise PeerNotNow(
-                f"token {grant.token} of job {grant.job} is not {session.token}, accepted last"
-            )
-        wanted = session.assignment.source.worker
-        if peer.name != wanted:
-            raise PeerRefused(f"{peer} is not worker {wanted}, the source of job {grant.job}")
-        for target in session.assignment.targets:
-            if str(target) == grant.member and target.worker == self._sessions.worker:
-                return session, target
-        raise PeerRefused(f"{grant.member} is no target of job {grant.job} at this worker")
+    # Agreeing
 
+    async def agree(self, requests: AsyncIterator[bytes], context: Context) -> bytes:
+        """Record those agreements that this member's tree bears out; answer how many these were."""
+        first = await anext(requests, b"")
+        grant = await _parsed(context, lambda: grant_from_bytes(first))
+        session, member, peer = await self._authority.granted(grant, context)
+        options = session.assignment.options
+        async with self._using(grant, context) as use:
+            use.gate = gate = Gate(session.fence, grant.token)
+            try:
+                listed = self._uses.listed(grant, peer.name)
+                with await asyncio.to_thread(self._trees.open_target, member) as opened:
+                    check_unchanged(opened, listed)
+                    await asyncio.to_thread(prepared, opened, options, grant.run)
 
-def _is_newer(token: Token, ours: Token) -> bool:
-    """Whether a token is one that we have yet to hear of; those of two clusters have no order."""
-    return token.cluster_id == ours.cluster_id and token > ours
+                    def take(frame: bytes) -> int:
+                        agreements = decode_agreements(frame)
+                        with gate.publishing():
+                            return opened.agree(session.assignment, agreements)
+
+                    recorded = 0
+
+                    async def count(number: int) -> None:
+                        nonlocal recorded
+                        recorded += number
+
+                    taking = WorkBehind(take, tell=count)
+                    try:
+                        async for frame in requests:
+                            await taking.put(frame)
+                        await taking.end()
+                    finally:
+                        gate.close()
+                        await to_the_end(taking.stop(_nothing))
+            except (EngineError, PeerRefused, OSError) as error:
+                log.warning("agreement_refused", job=grant.job, run=grant.run, why=str(error))
+                await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
+        return agree_response_to_bytes(recorded)
+
+    def _using(self, grant: PeerGrant, context: Context) -> "_Using":
+        return _Using(self._uses, (grant.job, grant.member), Use(grant.run), context)
 
 
 class _Using:
-    """The span in which a call uses a target."""
+    """The span in which a call uses a member."""
 
-    def __init__(
-        self,
-        service: PeerService,
-        key: tuple[str, str],
-        use: _Use,
-        context: grpc.aio.ServicerContext[Any, Any],
-    ) -> None:
-        self._service = service
+    def __init__(self, uses: Uses, key: Key, use: Use, context: Context) -> None:
+        self._uses = uses
         self._key = key
         self._use = use
         self._context = context
 
-    async def __aenter__(self) -> _Use:
-        await self._service.begin_use(self._key, self._use)
+    async def __aenter__(self) -> Use:
+        await self._uses.begin(self._key, self._use)
         return self._use
 
     async def __aexit__(self, *_: object) -> None:
-        self._service.end_use(self._key, self._use)
+        self._uses.end(self._key, self._use)
         if self._use.is_superseded:
             # gRPC sends no status for a method that was cancelled: its caller would wait for ever.
             await self._context.abort(
@@ -299,17 +346,29 @@ class _Using:
             )
 
 
-async def _parsed(context: grpc.aio.ServicerContext[Any, Any], read: Any) -> PeerGrant:
+async def _parsed(context: grpc.aio.ServicerContext[Any, Any], read: Callable[[], T]) -> T:
     try:
-        grant: PeerGrant = read()
+        return read()
     except ProtocolError as error:
         await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
-    return grant
 
 
-async def _answer(
-    context: grpc.aio.ServicerContext[bytes, bytes], results: Iterable[Iterable[bytes]]
-) -> None:
-    for replies in results:
-        for reply in replies:
-            await context.write(reply)
+async def _send(context: Context, frames: Iterator[bytes]) -> None:
+    async with read_ahead(frames) as ahead:
+        async for frame in ahead:
+            await context.write(frame)
+
+
+async def _hear(requests: AsyncIterator[bytes], sender: Sender) -> None:
+    try:
+        async for reply in requests:
+            sender.on_reply(reply)
+    except BaseException:
+        # A sender may wait for answers: it must hear that none will come any more. One that asked
+        # nothing goes on, for a caller may well have said all that it had to say.
+        sender.abort()
+        raise
+
+
+def _nothing() -> None:
+    """End the work of agreeing: nothing is left open."""

@@ -2,13 +2,18 @@
 
 import fcntl
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
-from wire.orders import RootDescription
+from syncengine.errors import TreeError
+from syncengine.inplace import undo_all
+from syncengine.tree import Tree
+from wire.orders import NOT_WATCHED, RootDescription, WatchDescription
 from worker.errors import StartRefused
+from worker.watching.state import WatchMode
 
 log = structlog.get_logger()
 
@@ -20,6 +25,12 @@ class ExportedRoot:
     name: str
     path: Path
     read_only: bool
+    watch: WatchMode = WatchMode.AUTO
+
+
+def unwatched(_root: str) -> WatchDescription:
+    """Say that nobody watches."""
+    return NOT_WATCHED
 
 
 class Roots:
@@ -48,9 +59,26 @@ class Roots:
         """The names, sorted."""
         return sorted(self._roots)
 
-    def describe(self) -> tuple[RootDescription, ...]:
-        """Say what is exported and whether it is there. Blocks on files."""
-        return tuple(_describe(root) for _, root in sorted(self._roots.items()))
+    def mode(self, name: str) -> WatchMode:
+        """Return whether a root is to be watched, as configured; KeyError when it is not exported."""
+        return self._roots[name].watch
+
+    def describe(
+        self, watch: Callable[[str], WatchDescription] = unwatched
+    ) -> tuple[RootDescription, ...]:
+        """Say what is exported, whether it is there, and how it is watched. Blocks on files."""
+        return tuple(_describe(root, watch(root.name)) for _, root in sorted(self._roots.items()))
+
+    def undo(self) -> None:
+        """Bring back what a crash left half changed in place. Blocks on files."""
+        for root in self._roots.values():
+            if root.read_only or root.name not in self._locks:
+                continue
+            try:
+                with Tree.open(bytes(root.path)) as tree:
+                    undo_all(tree)
+            except (TreeError, OSError) as error:
+                log.warning("root_not_undone", root=root.name, why=str(error))
 
     def close(self) -> None:
         """Let go of the locks."""
@@ -76,11 +104,11 @@ class Roots:
         self._locks[root.name] = fd
 
 
-def _describe(root: ExportedRoot) -> RootDescription:
+def _describe(root: ExportedRoot, watch: WatchDescription) -> RootDescription:
     available, free = True, 0
     try:
         space = os.statvfs(root.path)
         free = space.f_bavail * space.f_frsize
     except OSError:
         available = False
-    return RootDescription(root.name, str(root.path), root.read_only, available, free)
+    return RootDescription(root.name, str(root.path), root.read_only, available, free, watch)

@@ -9,12 +9,12 @@ import asyncio
 import functools
 import sqlite3
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import structlog
 
-from syncengine.model import Counts, Problem, What
+from syncengine.model import Counts, Problem, Rule, What
 from wire.clock import Clock
 from wire.orders import (
     Assignment,
@@ -22,6 +22,8 @@ from wire.orders import (
     CloseSession,
     Extend,
     Hello,
+    LeaveRoom,
+    Member,
     OpenSession,
     Order,
     Outcome,
@@ -29,11 +31,14 @@ from wire.orders import (
     RefusalReason,
     Refused,
     Report,
+    RoomAt,
     RunEnded,
     SessionOpened,
     SettleRun,
     StartRun,
+    WantRoom,
 )
+from wire.room import Room
 from wire.token import Token
 from worker.errors import OrderRefused, StartRefused
 from worker.fence import PARK_LIMIT_S, Fence
@@ -54,13 +59,16 @@ class ReportSink(Protocol):
 
 
 class Run(Protocol):
-    """A run as its session sees it: `worker.mirror.MirrorRun`."""
+    """A run as its session sees it: `worker.run.MemberRun`."""
 
     async def execute(self) -> RunEnded:
         """Carry it out; every problem is in the result. Cancelling it leaves no half state."""
 
     def renew(self, token: Token) -> None:
         """Go on under a newer token."""
+
+    def update(self, order: StartRun) -> None:
+        """Take what is new in an order for this very run."""
 
     def cancelled(self) -> RunEnded:
         """Return how far it came, after `execute` was cancelled."""
@@ -88,6 +96,8 @@ class Session:
     link: ReportSink | None
     live_at: float
     running: RunningRun | None = None
+    wants_room_for: str = ""
+    """The run that waits for room here, or has it."""
 
     def report(self, report: Report) -> None:
         """Tell the owner, if its link stands."""
@@ -109,18 +119,19 @@ class Sessions:
         roots: Roots,
         journal: Journal,
         clock: Clock,
-        accepted_clusters: frozenset[int],
         starts_run: StartsRun,
+        room: Room | None = None,
     ) -> None:
-        """Begin with none."""
+        """Begin with none; `room` is for how many runs this worker takes part in at once."""
         self.worker = worker
         self.roots = roots
         self.journal = journal
+        self.room = room or Room()
         self.orders_refused = 0
         self.refused_opens: dict[str, tuple[Token, str]] = {}
         """By job the session that was last refused, and why: its source need not wait for it."""
         self._clock = clock
-        self._accepted_clusters = accepted_clusters
+        self._accepted_cluster = journal.accepted_cluster()
         self._starts_run = starts_run
         self._sessions: dict[str, Session] = {}
         self._fences: dict[str, Fence] = {}
@@ -164,6 +175,31 @@ class Sessions:
                 elif now - session.live_at > PARK_LIMIT_S:
                     log.warning("session_dropped", job=job, token=str(session.token))
                     await self._drop(session)
+            self._give_out_room()
+
+    async def accept_cluster(self, cluster_id: int, revision: int) -> int:
+        """Let owners of this etcd cluster in, and no others; return how many tokens were forgotten.
+
+        An operator says so after etcd was replaced or set back to a backup. Tokens of other clusters,
+        and those of this one that it has not come to, are forgotten, on disk first; what goes on under
+        them publishes nothing more, and waits for the next owner. Raises sqlite3.Error.
+        """
+        gone = await asyncio.to_thread(self.journal.accept_cluster, cluster_id, revision)
+        self._accepted_cluster = cluster_id
+
+        def is_void(token: Token | None) -> bool:
+            return token is not None and (
+                token.cluster_id != cluster_id or token.revision > revision
+            )
+
+        for job, fence in list(self._fences.items()):
+            async with self._order.setdefault(job, asyncio.Lock()):
+                if is_void(fence.highest):
+                    await asyncio.to_thread(fence.forget)
+        log.warning(
+            "cluster_accepted", cluster=f"{cluster_id:x}", revision=revision, forgotten=gone
+        )
+        return gone
 
     async def close(self) -> None:
         """Stop every run at a safe point and wait for it; take no more orders."""
@@ -212,6 +248,13 @@ class Sessions:
                 await self._open(order, link)
             case StartRun():
                 await self._start(self._checked(order.job, order.token), order)
+            case WantRoom():
+                self._want_room(self._checked(order.job, order.token), order)
+            case LeaveRoom(job, token):
+                session = self._checked(job, token)
+                session.wants_room_for = ""
+                self.room.give_back(job)
+                self._give_out_room()
             case CancelRun(job, token, run):
                 session = self._checked(job, token)
                 running = session.running
@@ -254,11 +297,10 @@ class Sessions:
             token=str(token),
             adopted=running.id if running else None,
         )
-        if running is None:
-            session.report(SessionOpened(assignment.job, token))
-        else:
+        doing = ("", 0) if running is None else (running.id, running.generation)
+        if running is not None:
             running.run.renew(token)
-            session.report(SessionOpened(assignment.job, token, running.id, running.generation))
+        session.report(SessionOpened(assignment.job, token, *doing, self.room.limit or 0))
         session.report(Pulse(0))
         if running is not None and running.ended is not None:
             session.report(running.ended)
@@ -278,7 +320,7 @@ class Sessions:
         )
 
     def _roots_here(self, assignment: Assignment) -> list[str]:
-        mine = [m for m in (assignment.source, *assignment.targets) if m.worker == self.worker]
+        mine = [m for m in assignment.members if m.worker == self.worker]
         if not mine:
             raise OrderRefused(
                 RefusalReason.WRONG_WORKER,
@@ -296,24 +338,29 @@ class Sessions:
                 root = self.roots[member.root]
             except StartRefused as error:
                 raise OrderRefused(RefusalReason.NO_SUCH_ROOT, str(error)) from error
-            if root.read_only and member in assignment.targets:
+            if root.read_only and (role := _writes(assignment, member)):
                 raise OrderRefused(
                     RefusalReason.READ_ONLY,
                     f"root {member.root} of worker {self.worker} is exported read-only "
-                    "and cannot be a target",
+                    f"and cannot be {role}",
                 )
         return sorted({member.root for member in mine})
 
     def _check_cluster(self, job: str, token: Token, before: list[Token]) -> None:
         foreign = [t for t in before if t.cluster_id != token.cluster_id]
-        if foreign and token.cluster_id not in self._accepted_clusters:
-            raise OrderRefused(
-                RefusalReason.FOREIGN_CLUSTER,
-                f"token {token} of job {job} comes from another etcd cluster than {foreign[0]}, "
-                "accepted before. If the etcd cluster was replaced or restored on purpose, start "
-                f"worker {self.worker} with --accept-cluster {token.cluster_id:x}",
-                foreign[0],
-            )
+        accepted = self._accepted_cluster
+        if accepted is not None and token.cluster_id != accepted:
+            known = f"{accepted:x}, which an operator accepted"
+        elif foreign:
+            known = f"{foreign[0].cluster_id:x}, that of {foreign[0]}, accepted before"
+        else:
+            return
+        raise OrderRefused(
+            RefusalReason.FOREIGN_CLUSTER,
+            f"token {token} of job {job} is not of etcd cluster {known}. If etcd was replaced or set "
+            f"back to a backup on purpose, say 'baton worker accept {self.worker}'",
+            foreign[0] if foreign else None,
+        )
 
     def _checked(self, job: str, token: Token) -> Session:
         """Return the session under exactly this token, or refuse the order."""
@@ -332,7 +379,7 @@ class Sessions:
                 f"token {token} of job {job} is not {highest}, the one accepted last",
                 highest,
             )
-        if session is None or fence is None:
+        if session is None or fence is None or highest is None:
             raise OrderRefused(
                 RefusalReason.NO_SESSION, f"no session is open for job {job}", highest
             )
@@ -352,17 +399,50 @@ class Sessions:
             generation,
         )
         if running is not None and is_same and not running.ended:
+            running.run.update(order)
             return
         await self._stop_quietly(session)
         run = self._starts_run(session, order)
         task = asyncio.create_task(self._run(session, order, run))
+        task.add_done_callback(functools.partial(self._settle_unbegun, session, run))
         session.running = RunningRun(order.run, generation, run, task)
+
+    def _want_room(self, session: Session, order: WantRoom) -> None:
+        """Put a run in the queue, or count one that goes on already."""
+        session.wants_room_for = order.run
+        if order.is_under_way:
+            self.room.take(order.job)
+        else:
+            self.room.ask(order.job, order.priority, self._clock.now() - order.waited_s)
+        if self.room.has(order.job):
+            self._tell_of_room(session)
+            return
+        self._give_out_room()
+        if not self.room.has(order.job):
+            self._tell_of_room(session)
+
+    def _give_out_room(self) -> None:
+        """Let those in that wait, but for sessions that nobody keeps alive: their owner is gone."""
+        for job in self.room.give_out(self._is_kept):
+            self._tell_of_room(self._sessions[job])
+
+    def _is_kept(self, job: str) -> bool:
+        session = self._sessions.get(job)
+        return session is not None and not session.fence.is_expired
+
+    def _tell_of_room(self, session: Session) -> None:
+        job, room = session.assignment.job, self.room
+        run = session.wants_room_for
+        session.report(RoomAt(job, run, room.has(job), room.taken, room.limit or 0))
 
     async def _run(self, session: Session, order: StartRun, run: Run) -> None:
         with structlog.contextvars.bound_contextvars(job=order.job, run=order.run):
             log.info("run_started", token=str(order.token), preview=order.preview)
             try:
-                ended = await run.execute()
+                async with asyncio.timeout(order.time_limit_s or None):
+                    ended = await run.execute()
+            except TimeoutError:
+                ended = _over_time(session.assignment, run.cancelled(), order.time_limit_s)
             except asyncio.CancelledError:
                 # The owner's order, or the worker's end: the run itself has cleaned up.
                 ended = run.cancelled()
@@ -371,10 +451,21 @@ class Sessions:
                 log.exception("run_broke")
                 ended = _broken(session.assignment, order.run, error)
             log.info("run_ended", outcome=ended.outcome.value, problems=ended.problems_total)
+        self._note_end(session, run, ended)
+
+    def _settle_unbegun(self, session: Session, run: Run, task: "asyncio.Task[None]") -> None:
+        """Give a run its end whose task was cancelled before its first step.
+
+        RACE: its order and the one that cancels it may come in one turn of the loop.
+        """
+        if task.cancelled():
+            self._note_end(session, run, run.cancelled())
+
+    def _note_end(self, session: Session, run: Run, ended: RunEnded) -> None:
         running = session.running
         if running is not None and running.run is run:
-            running.ended = ended
-            session.report(ended)
+            running.ended = replace(ended, generation=running.generation)
+            session.report(running.ended)
 
     async def _stop_quietly(self, session: Session) -> None:
         """Stop what the session does, and wait for it; the owner did not ask how it ended.
@@ -393,14 +484,41 @@ class Sessions:
             del self._sessions[job]
         session.fence.end()
         await self._stop_quietly(session)
+        if job not in self._sessions:
+            self.room.give_back(job)
+            self._give_out_room()
+
+
+def _writes(assignment: Assignment, member: Member) -> str:
+    """Say as what a job writes to a member; empty when it only reads there."""
+    rule = assignment.options.rule
+    if not rule.is_one_way:
+        return f"a member of a job of rule {rule}"
+    if member in assignment.targets:
+        return "a target"
+    return f"the source of a job of rule {rule}" if rule is Rule.MOVE else ""
 
 
 def _is_newer(token: Token, highest: Token) -> bool:
     return token.cluster_id == highest.cluster_id and token > highest
 
 
+def _over_time(assignment: Assignment, stopped: RunEnded, limit_s: float) -> RunEnded:
+    """Return how a run ended that its time limit stopped: failed, with what it did."""
+    detail = f"the run reached its time limit of {limit_s:g} s and was stopped"
+    problem = Problem(b"", str(assignment.source), What.OUT_OF_TIME, detail)
+    behind = tuple(str(member) for member in assignment.written)
+    return replace(
+        stopped,
+        outcome=Outcome.FAILED,
+        problems=(problem, *stopped.problems),
+        problems_total=stopped.problems_total + 1,
+        behind=behind,
+    )
+
+
 def _broken(assignment: Assignment, run: str, error: Exception) -> RunEnded:
     detail = f"an error of Baton's own: {type(error).__name__}: {error}; the worker's log has more"
     problem = Problem(b"", str(assignment.source), What.INTERNAL, detail)
-    behind = tuple(str(target) for target in assignment.targets)
+    behind = tuple(str(member) for member in assignment.written)
     return RunEnded(assignment.job, run, Outcome.FAILED, Counts(), (problem,), 1, behind=behind)

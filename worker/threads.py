@@ -11,8 +11,9 @@ import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar
 
+P = ParamSpec("P")
 T = TypeVar("T")
 R = TypeVar("R")
 S = TypeVar("S")
@@ -36,13 +37,26 @@ async def in_own_thread(function: Callable[[], T], *, stop: Callable[[], object]
         await _ended(future)
 
 
+async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Do short work as `asyncio.to_thread` does; a caller that is cancelled waits for its end.
+
+    For what uses a file, a descriptor or a database that the caller closes afterwards.
+    """
+    future = asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs))
+    try:
+        return await asyncio.shield(future)
+    finally:
+        await _ended(future)
+
+
 @asynccontextmanager
 async def read_ahead(
-    iterator: Iterator[T], *, depth: int = DEPTH
+    iterator: Iterator[T], *, depth: int = DEPTH, stop: Callable[[], object] | None = None
 ) -> AsyncIterator[AsyncIterator[T]]:
     """Give what a blocking iterator gives, the next items made while one is used.
 
-    The iterator runs in a thread of its own and is closed there when the block is left.
+    The iterator runs in a thread of its own and is closed there when the block is left. One that may
+    wait for something else than the disk needs `stop`, which wakes it then.
     """
     executor = ThreadPoolExecutor(1, thread_name_prefix="read")
     loop = asyncio.get_running_loop()
@@ -73,6 +87,8 @@ async def read_ahead(
     finally:
         stopped.set()
         room.release()
+        if stop is not None:
+            stop()
         try:
             await _ended(making)
         finally:
@@ -84,37 +100,46 @@ async def read_ahead(
 class WorkBehind(Generic[T, R]):
     """Hands items from the loop to a thread of its own, in order, while more of them arrive.
 
-    After a call of `work` raised, nothing is handed to it any more; `put` and `end` raise the same.
-    Whoever made it calls `stop`, after `end` too.
+    `tell` gets every result as soon as it is there, in order: the other side may be waiting for it.
+    After a call of `work` or `tell` raised, nothing is worked on any more; `put` and `end` raise the
+    same. Whoever made it calls `stop`, after `end` too.
     """
 
-    def __init__(self, work: Callable[[T], R], *, depth: int = DEPTH) -> None:
+    def __init__(
+        self,
+        work: Callable[[T], R],
+        *,
+        tell: Callable[[R], Coroutine[Any, Any, None]],
+        depth: int = DEPTH,
+    ) -> None:
         """Begin; needs a running loop."""
         self._work = work
+        self._tell = tell
         self._loop = asyncio.get_running_loop()
         self._waiting: queue.SimpleQueue[T | None] = queue.SimpleQueue()
         self._room = asyncio.Semaphore(depth)
-        self._results: list[R] = []
+        self._results: asyncio.Queue[tuple[R] | None] = asyncio.Queue()
         self._is_over = self._stopped = False
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="work")
         self._working = self._loop.run_in_executor(self._executor, self._run)
+        self._telling = asyncio.create_task(self._tell_all())
 
-    async def put(self, item: T) -> list[R]:
-        """Hand over an item when there is room; return the results that came since the last call."""
+    async def put(self, item: T) -> None:
+        """Hand over an item when there is room: when no more than `depth` results are to be told."""
         await self._room.acquire()
         if self._is_over:
             self._room.release()
-            await asyncio.shield(self._working)  # raises
+            await self._raise()
         self._waiting.put(item)
-        results, self._results = self._results, []
-        return results
 
-    async def end(self) -> list[R]:
-        """Wait until everything has been worked on; return the results not yet given."""
+    async def end(self) -> None:
+        """Wait until everything has been worked on and told."""
         self._waiting.put(None)
+        await self._raise()
+
+    async def _raise(self) -> None:
+        await asyncio.shield(self._telling)
         await asyncio.shield(self._working)
-        results, self._results = self._results, []
-        return results
 
     async def call(self, function: Callable[[], S]) -> S:
         """Run something else in the same thread, after `end`."""
@@ -123,25 +148,30 @@ class WorkBehind(Generic[T, R]):
     async def stop(self, last: Callable[[], object]) -> None:
         """Wait for the step under way, drop the rest, and run `last` in the thread."""
         self._stopped = True
+        self._telling.cancel()
         self._waiting.put(None)
         await _ended(self._working)
+        await _ended(self._telling)
         await _ended(self._loop.run_in_executor(self._executor, last))
         self._executor.shutdown(wait=False)
 
     def _run(self) -> None:
         try:
             while (item := self._waiting.get()) is not None and not self._stopped:
-                self._loop.call_soon_threadsafe(self._done, self._work(item))
+                result = self._work(item)
+                self._loop.call_soon_threadsafe(self._results.put_nowait, (result,))
         finally:
-            self._loop.call_soon_threadsafe(self._over)
+            self._loop.call_soon_threadsafe(self._results.put_nowait, None)
 
-    def _over(self) -> None:
-        self._is_over = True
-        self._room.release()
-
-    def _done(self, result: R) -> None:
-        self._results.append(result)
-        self._room.release()
+    async def _tell_all(self) -> None:
+        try:
+            while (result := await self._results.get()) is not None:
+                await self._tell(*result)
+                self._room.release()
+        finally:
+            self._stopped = self._is_over = True
+            self._room.release()
+            self._waiting.put(None)
 
 
 def _close(iterator: Iterator[object]) -> None:

@@ -90,7 +90,7 @@ async def test_status_is_one_object_and_a_readable_page(coordinator: Canned, bat
     )
     ended = await baton("status", "-o", "json", "--coordinator", coordinator.address)
     assert ended.json["answered_by"] == "c1"
-    assert set(ended.json) == {"answered_by", "coordinators", "workers", "jobs"}
+    assert set(ended.json) == {"answered_by", "coordinators", "workers", "jobs", "warnings"}
     text = await baton("status", "--coordinator", coordinator.address)
     assert "jobs: 1 (1 idle)" in text.out
     assert coordinator.asked[0][2].startswith("operator/")
@@ -357,7 +357,11 @@ async def test_add_makes_a_job_of_its_options(coordinator: Canned, baton: Any) -
     assert not spec.placement.fallback
     for wrong, said in (
         (("--every", "soon"), "trigger.every"),
-        (("--cron", "0 2 * * *"), "trigger: this version"),
+        (("--cron", "0 2 *"), "trigger"),
+        (("--filter", "a[b"), "filters[0]: 'a[b' has a [ without its ]"),
+        (("--conflict", "newest"), "conflict: newest is for rules sync and exchange"),
+        (("--copy-when", "always"), "copy_when: always is for rule copy"),
+        (("--member", "w4:r"), "members: rule mirror has source and targets"),
         (("--every", "5m", "--realtime"), "trigger: has 2 forms"),
         (("--no-fallback",), "placement"),
     ):
@@ -365,6 +369,14 @@ async def test_add_makes_a_job_of_its_options(coordinator: Canned, baton: Any) -
         assert ended.code == 2
         assert said in ended.err
     assert len(coordinator.asked) == 1
+    members = ("--rule", "sync", "--member", "w1:r", "--member", "w2:r", "--conflict", "newest")
+    ended = await baton("job", "add", "s", *members, "--filter", "*.tmp", *at)
+    assert ended.code == 0, ended.err
+    spec = decode_spec(coordinator.requests("ApplyJobs")[-1].specs[0])
+    assert (spec.members, spec.conflict, spec.filters) == (("w1:r", "w2:r"), "newest", ("*.tmp",))
+    ended = await baton("job", "add", "m", "--target", "w2:r", *at)
+    assert ended.code == 2
+    assert "source: rule mirror needs one" in ended.err
 
 
 async def test_writes_say_what_they_did(coordinator: Canned, baton: Any) -> None:

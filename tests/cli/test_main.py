@@ -7,7 +7,7 @@ import pytest
 from wire.credentials import load_tls
 from wire.identity import Identity, Role
 
-GROUPS = ("up", "status", "coordinator", "worker", "job", "run", "ca")
+GROUPS = ("up", "status", "watch", "doctor", "coordinator", "worker", "job", "run", "ca")
 
 
 async def test_help_is_quick_and_names_every_group(baton_process: Any) -> None:

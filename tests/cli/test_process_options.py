@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from cli import coordinators, workers
 from coordinator.config import CoordinatorConfig
+from coordinator.flapping import FlapLimits
 from wire.authority import init_ca, issue
 from wire.credentials import Insecure, Tls
 from wire.errors import AddressInUse
@@ -70,6 +71,27 @@ def test_a_coordinator_of_flags(start: Callable[..., Started], tmp_path: Path) -
     assert config.credentials == Insecure(Identity("local", Role.COORDINATOR, "c1"))
 
 
+def test_how_a_coordinator_takes_over(start: Callable[..., Started]) -> None:
+    plain = start("coordinator", *C1, "--insecure").config
+    assert plain.flaps == FlapLimits(losses=3, within_s=600.0, hold_s=300.0)
+    assert plain.claims_per_s == 4000.0
+    told = ("--flap-losses", "0", "--flap-within", "1m", "--hold-down", "30s")
+    config = start("coordinator", *C1, *told, BATON_CLAIMS_PER_SECOND="50").config
+    assert config.flaps == FlapLimits(losses=0, within_s=60.0, hold_s=30.0)
+    assert config.claims_per_s == 50.0
+    for option, value in (
+        ("--flap-losses", "-1"),
+        ("--flap-within", "0s"),
+        ("--flap-within", "soon"),
+        ("--hold-down", "2d"),
+        ("--claims-per-second", "0"),
+    ):
+        started = start("coordinator", *C1, f"{option}={value}")
+        assert started.code == 2, started.said
+        assert started.config is None
+        assert option in started.said
+
+
 def test_a_worker_of_flags(start: Callable[..., Started], tmp_path: Path) -> None:
     started = start("worker", *W1, "--root", "s=/srv/a b:ro", "--http", "127.0.0.1:9034")
     assert started.code == 0, started.said
@@ -113,6 +135,18 @@ def test_roots_of_the_strongest_source(start: Callable[..., Started], tmp_path: 
     names = [[root.name for root in one.config.roots] for one in (of_file, of_environment, of_flag)]
     assert names == [["f"], ["e", "g"], ["c"]]
     assert of_environment.config.roots[0].path == Path("/env a")
+
+
+def test_how_roots_are_watched(start: Callable[..., Started], tmp_path: Path) -> None:
+    roots = ("--root", "s=/srv", "--root", "t=/trunk")
+    of_flags = start("worker", *W1, *roots, "--watch", "s=never", "--watch", "t=always")
+    assert [root.watch for root in of_flags.config.roots] == ["auto", "never", "always"]
+    (tmp_path / "w.toml").write_text(
+        'name = "w1"\nstate = "state"\ninsecure = true\n[root]\nf = "/file"\n[watch]\nf = "never"\n'
+    )
+    of_file = start("worker", "--config", "w.toml")
+    assert of_file.code == 0, of_file.said
+    assert [root.watch for root in of_file.config.roots] == ["never"]
 
 
 def test_certificates_name_the_process(start: Callable[..., Started], tmp_path: Path) -> None:
@@ -195,6 +229,8 @@ def test_wrong_coordinators(
         (("--root", "files"), "NAME=PATH"),
         (("--root", "a/b=/x"), "is no name"),
         (("--root", "s="), "NAME=PATH"),
+        (("--watch", "s=never"), "--watch: 's=never': there is no root 's': use r"),
+        (("--watch", "r=often"), "use NAME=auto, NAME=always or NAME=never"),
         (("--group", "g"), "--group: a member of a group needs --etcd"),
         (("--etcd", "http://127.0.0.1:1"), "say --group"),
         (("--group", "G", "--etcd", "http://127.0.0.1:1"), "not a DNS label"),
@@ -244,3 +280,14 @@ def test_the_password_comes_from_a_file(start: Callable[..., Started], tmp_path:
     started = start("coordinator", *C1, "--etcd-user", "u", "--etcd-password-file", "secret")
     assert started.code == 0, started.said
     assert (started.config.etcd.user, started.config.etcd.password) == ("u", "pass word")
+
+
+@pytest.mark.parametrize(("kind", "flags"), [("coordinator", C1), ("worker", W1)])
+def test_how_many_runs_at_once(
+    start: Callable[..., Started], kind: str, flags: tuple[str, ...]
+) -> None:
+    assert start(kind, *flags).config.max_runs is None
+    assert start(kind, *flags, "--max-runs", "4").config.max_runs == 4
+    assert start(kind, *flags, BATON_MAX_RUNS="7").config.max_runs == 7
+    wrong = start(kind, *flags, "--max-runs", "0")
+    assert (wrong.code, "--max-runs: 0 would let nothing run" in wrong.said) == (2, True)

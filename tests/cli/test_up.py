@@ -30,6 +30,10 @@ def is_alive(pid: int) -> bool:
         return False
 
 
+def name_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/comm").read_text().strip()
+
+
 class Up:
     """A running `baton up`."""
 
@@ -120,6 +124,31 @@ async def test_a_process_that_ends_ends_all_and_says_why(home: Path, tmp_path: P
             await running.until("another process listens there already")
             assert "worker local ended before it was ready" in running.said
             assert await asyncio.wait_for(running.process.wait(), START_S) == 1
+
+
+@pytest.mark.timeout(120)
+async def test_etcd_that_ends_ends_all_and_says_so(home: Path, tmp_path: Path) -> None:
+    async with up(home, free_ports(3), "--data", str(tmp_path / "data")) as running:
+        await running.until("ready")
+        (etcd,) = [pid for pid in children(running.process.pid) if name_of(pid) == "etcd"]
+        os.kill(etcd, signal.SIGKILL)
+        await running.until("etcd ended")
+        assert await asyncio.wait_for(running.process.wait(), START_S) == 1
+
+
+@pytest.mark.timeout(120)
+async def test_a_second_one_at_the_same_port_takes_nothing_from_the_first(
+    baton: Any, home: Path, tmp_path: Path
+) -> None:
+    ports = free_ports(3)
+    async with up(home, ports, "--data", str(tmp_path / "first")) as first:
+        await first.until("ready")
+        again = [ports[0], *free_ports(2)]
+        async with up(home, again, "--data", str(tmp_path / "second")) as second:
+            await second.until("another process listens there already")
+            assert await asyncio.wait_for(second.process.wait(), START_S) == 1
+        ended = await baton("status", "-o", "json", *first.at)
+        assert (ended.code, ended.err) == (0, "")
 
 
 async def test_wrong_options_are_refused_before_anything_starts(baton: Any, tmp_path: Path) -> None:

@@ -50,7 +50,9 @@ class Ended:
         return json.loads(self.out)
 
 
-async def run_baton(*arguments: str, env: dict[str, str], stdin: bytes = b"") -> Ended:
+async def run_baton(
+    *arguments: str, env: dict[str, str], stdin: bytes = b"", within_s: float = 60
+) -> Ended:
     """Run the real command to its end with only these of Baton's variables."""
     clean = {key: value for key, value in os.environ.items() if key[:6] != "BATON_"}
     process = await asyncio.create_subprocess_exec(
@@ -61,7 +63,7 @@ async def run_baton(*arguments: str, env: dict[str, str], stdin: bytes = b"") ->
         env={**clean, **env},
     )
     try:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(within_s):
             out, err = await process.communicate(stdin)
     finally:
         if process.returncode is None:
@@ -158,6 +160,10 @@ class Scene:
         await self.ask(
             "ApplyJobs", pb.ApplyJobsRequest(specs=[encode_spec(spec_from_plain(document))])
         )
+
+    async def delete(self, job: str) -> None:
+        """Delete a job; its files stay."""
+        await self.ask("DeleteJob", pb.DeleteJobRequest(name=job))
 
     async def show(self, job: str) -> dict[str, Any]:
         """Return a job as `job show -o json` prints it."""
@@ -257,6 +263,7 @@ async def scene_on(
     coordinators: int,
     workers: Sequence[str],
     spare: int = 0,
+    max_runs: int | None = None,
 ) -> AsyncIterator[Scene]:
     """Start a cluster with these members, its workers registered; stop it at the end."""
     await asyncio.to_thread(directory.mkdir, parents=True, exist_ok=True)
@@ -268,7 +275,9 @@ async def scene_on(
     for number in range(coordinators):
         cluster.add_coordinator(f"c{number + 1}")
     for name in workers:
-        scene.worker(name)
+        member = scene.worker(name)
+        if max_runs is not None:
+            member.arguments += ["--max-runs", str(max_runs)]
     try:
         async with cluster:
             await cluster.start()

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import grpc.aio
 
 from baton.v1 import worker_pb2_grpc
-from syncengine.model import MirrorOptions
+from syncengine.model import RunOptions
 from tests.cluster.harness import Scene
 from wire.channel import open_channel
 from wire.credentials import load_tls
@@ -48,7 +48,7 @@ class LateOwner:
         """What the owner of a job from a:ROOT to b:ROOT would say of it."""
         address = {name: self._scene.cluster.members[name].listen for name in ("a", "b")}
         source, target = (Member(name, root, b"", address[name]) for name in ("a", "b"))
-        return Assignment(job, 1, source, (target,), MirrorOptions())
+        return Assignment(job, 1, (source, target), RunOptions())
 
     async def say(self, order: Order) -> None:
         """Give an order."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import logging
 import os
 import signal
 import time
@@ -14,7 +15,12 @@ from coordinator.embedded_etcd import start_etcd
 from tests.cluster.harness import Scene, paused, scene_on, until
 from tests.cluster.trees import check_equal, grow, put
 
+log = logging.getLogger(__name__)
+
 TTL_S = 2
+QUORUM_LOST_S = 60.0
+LOADED_S = 3.0
+"""What a machine may take longer that carries other tests beside."""
 
 
 @pytest.fixture
@@ -62,6 +68,57 @@ async def test_i12_etcd_hangs_and_nothing_is_published_past_the_deadline(alone: 
     assert record.counts.files_copied == files
     check_equal(source, target)
     assert (await alone.run_ok("hang"))["files_copied"] == 0
+
+
+@pytest.fixture
+async def quorate(fast_dir: Path, tmp_path: Path) -> AsyncIterator[Scene]:
+    """Two coordinators and two workers on an etcd of three members, to be harmed."""
+    async with (
+        start_etcd(fast_dir / tmp_path.name, 3) as etcd,
+        scene_on(etcd, tmp_path / "quorate", coordinators=2, workers=("a", "b")) as scene,
+    ):
+        yield scene
+
+
+@pytest.mark.timeout(300)
+async def test_i12_without_a_quorum_all_park_and_go_on_where_they_were(quorate: Scene) -> None:
+    source, target = quorate.roots["a"], quorate.roots["b"]
+    files = 30_000
+    size = grow(source, files, size=200)
+    await quorate.apply(name="ride", source="a:data", targets=["b:data"], lease_ttl="5s")
+    run = await quorate.request_run("ride")
+    await until((target / "d000").exists, "the beginning", 60)
+    lost = quorate.etcd.members[:2]
+    with paused(quorate.cluster.members["b"]):  # or it would be done before the deadline
+        for member in lost:
+            await member.kill()
+        lost_at = time.monotonic()
+        await asyncio.sleep(5 + 0.3)
+    await asyncio.sleep(0.3)  # the slice in which the target was held ends
+    counts = [await asyncio.to_thread(published, target)]
+    while time.monotonic() < lost_at + QUORUM_LOST_S:
+        await asyncio.sleep(0.5)
+        counts.append(await asyncio.to_thread(published, target))
+    assert counts[0] < files, "the run was over before the quorum was lost: make it longer"
+    assert len(set(counts)) == 1, f"published past the deadline: {counts}"
+    for member in lost:
+        await member.start()
+    await lost[0].wait_healthy()
+    back_at = time.monotonic()
+    more = counts[0]
+    await until(lambda: published(target) > more, "that it goes on", 20)
+    went_on_s = time.monotonic() - back_at
+    record = await quorate.run_ended("ride", run, 90)
+    log.info("went on %.1f s after the quorum, %d bytes sent", went_on_s, record.counts.bytes_sent)
+    assert went_on_s < 5 + LOADED_S
+    assert record.outcome.value == "succeeded", record
+    assert record.counts.files_copied == files
+    assert record.counts.bytes_sent < size * 1.2 + 100 * files, "nothing is sent again"
+    for worker in ("a", "b"):
+        events = quorate.cluster.members[worker].events
+        assert len(events("run_started")) == (worker == "a"), "nothing is scanned again"
+        assert not events("planned_anew")
+    check_equal(source, target)
 
 
 @pytest.mark.timeout(150)

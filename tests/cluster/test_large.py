@@ -95,3 +95,33 @@ async def test_i10_four_gibibytes_in_a_few_files(
         assert await asyncio.to_thread(rsync_says, source, target) == ""
         assert await asyncio.to_thread(digests, source) == await asyncio.to_thread(digests, target)
         await nothing_more(scene)
+
+
+def peak_bytes(pid: int) -> int:
+    """The most memory that a process held since it was started."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith("VmHWM:")).split()[1])
+
+
+def grow_empty(root: Path, directories: range) -> None:
+    """Empty files, 1,000 to a directory."""
+    for number in directories:
+        (root / f"d{number:04}").mkdir()
+        for file in range(1_000):
+            os.mknod(root / f"d{number:04}/f{file:05}")
+
+
+@pytest.mark.timeout(240)
+async def test_memory_does_not_grow_with_the_tree(etcd: EtcdCluster, roomy: Path) -> None:
+    async with scene_on(etcd, roomy / "scene", coordinators=1, workers=("a", "b")) as scene:
+        workers = [scene.cluster.members[name] for name in ("a", "b")]
+        peaks: list[list[int]] = []
+        for directories in (range(20), range(20, 150)):
+            await asyncio.to_thread(grow_empty, scene.roots["a"], directories)
+            for copied in (len(directories) * 1_000, 0):
+                run = await mirror(scene)
+                assert (run["outcome"], run["files_copied"]) == ("succeeded", copied), run
+            peaks.append([peak_bytes(worker.pid) for worker in workers])
+        for few, many in zip(*peaks, strict=True):
+            assert many < 150 << 20
+            assert many - few < 24 << 20, peaks

@@ -6,8 +6,8 @@ outlive the coordinators that talk to them.
 
 import asyncio
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from typing import cast
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
 
 from coordinator.lease_session import LeaseSession
 from coordinator.links import LinkDown, LinkEvent, LinkUp, WorkerLinks
@@ -16,6 +16,8 @@ from wire.orders import (
     Assignment,
     CancelRun,
     CloseSession,
+    LeaveRoom,
+    Monitored,
     OpenSession,
     Order,
     Outcome,
@@ -24,14 +26,55 @@ from wire.orders import (
     RefusalReason,
     Refused,
     Report,
+    RoomAt,
     RunEnded,
     RunPlanned,
     RunProgress,
     SessionOpened,
     SettleRun,
+    Standing,
     StartRun,
+    WantRoom,
 )
+from wire.room import Room
 from wire.token import Token
+
+
+@dataclass
+class FakeRoom:
+    """Room at a worker whose jobs are each a `FakeWorker` here."""
+
+    room: Room
+    by_job: "dict[str, FakeWorker]" = field(default_factory=dict)
+
+    def want(self, worker: "FakeWorker", order: WantRoom, link: "FakeLink") -> None:
+        self.by_job[order.job] = worker
+        worker.room_for = order.run
+        if order.is_under_way:
+            self.room.take(order.job)
+        else:
+            now = asyncio.get_running_loop().time()
+            self.room.ask(order.job, order.priority, now - order.waited_s)
+        given = self.give_out()
+        if order.job not in given:
+            self.tell(order.job)
+
+    def leave(self, job: str) -> None:
+        self.room.give_back(job)
+        self.give_out()
+
+    def give_out(self) -> list[str]:
+        given = self.room.give_out()
+        for job in given:
+            self.tell(job)
+        return given
+
+    def tell(self, job: str) -> None:
+        worker = self.by_job[job]
+        worker._report(
+            RoomAt(job, worker.room_for, self.room.has(job), self.room.taken, self.room.limit or 0)
+        )
+
 
 WAY_S = 0.002
 """How long an order or a report is on its way."""
@@ -43,6 +86,7 @@ class _Run:
     generation: int
     task: "asyncio.Task[None] | None" = None
     ended: RunEnded | None = None
+    life: str = ""
 
 
 @dataclass
@@ -64,6 +108,11 @@ class FakeWorker:
     run: _Run | None = None
     links: "list[FakeLink]" = field(default_factory=list)
     to_owner: "FakeLink | None" = None
+    lives: int = 0
+    """How often it began to monitor."""
+    at: FakeRoom | None = None
+    """Where runs wait for room; None: nobody waits."""
+    room_for: str = ""
 
     def orders(self, kind: type[Order]) -> list[Order]:
         return [order for order in self.heard if isinstance(order, kind)]
@@ -76,6 +125,7 @@ class FakeWorker:
         """End without a word; what ran here is gone."""
         self.is_up = False
         self._stop()
+        self._leave_room()
         self.run = self.assignment = None
         for link in self.links:
             link.tell(LinkDown(why))
@@ -108,8 +158,14 @@ class FakeWorker:
             case SettleRun(run=run) if self._is_allowed(order, link):
                 if self.run is not None and self.run.id == run and self.run.ended is not None:
                     self.run = None
+            case WantRoom() if self._is_allowed(order, link):
+                assert self.at is not None, "nobody asks where there is room for all"
+                self.at.want(self, order, link)
+            case LeaveRoom() if self._is_allowed(order, link):
+                self._leave_room()
             case CloseSession() if self._is_allowed(order, link):
                 self._stop()
+                self._leave_room()
                 self.run = self.assignment = None
             case _:
                 pass
@@ -124,15 +180,18 @@ class FakeWorker:
             return
         self.highest, self.assignment, self.to_owner = token, order.assignment, link
         run = self.run
-        opened = SessionOpened(job, token)
+        limit = 0 if self.at is None else self.at.room.limit or 0
+        opened = SessionOpened(job, token, room_limit=limit)
         if run is not None:
-            opened = SessionOpened(job, token, run.id, run.generation)
+            opened = SessionOpened(job, token, run.id, run.generation, limit)
         link.report(opened)
         if run is not None and run.ended is not None:
             link.report(run.ended)
 
     def _is_allowed(
-        self, order: StartRun | CancelRun | SettleRun | CloseSession, link: "FakeLink"
+        self,
+        order: StartRun | CancelRun | SettleRun | CloseSession | WantRoom | LeaveRoom,
+        link: "FakeLink",
     ) -> bool:
         reason = None
         if self.highest is not None and order.token != self.highest:
@@ -163,6 +222,8 @@ class FakeWorker:
 
     async def _go(self, order: StartRun, run: _Run) -> None:
         job, half_s = order.job, self.run_s / 2
+        if order.monitor is not None:
+            await self._monitor(order, run)
         await asyncio.sleep(half_s)
         if order.preview:
             change = PlannedChange(b"a\xff", "w2:data", "create", "file", 3)
@@ -176,6 +237,33 @@ class FakeWorker:
         if self.plan and order.approved != self.plan:
             outcome = Outcome.BLOCKED
         self._end(run, self._result(job, order.run, outcome))
+
+    async def _monitor(self, order: StartRun, run: _Run) -> None:
+        """Follow changes until somebody stops it; what is told is the test's to say."""
+        self.lives += 1
+        run.life = f"{self.name}-{self.lives}"
+        self.tell_monitored()
+        await asyncio.Event().wait()
+
+    def tell_monitored(
+        self, *behind_s: float | None, counts: Counts | None = None, **more: Any
+    ) -> None:
+        """Tell the owner how the monitor stands; the targets are in step unless said otherwise."""
+        assert self.assignment is not None
+        assert self.run is not None
+        names = [str(member) for member in self.assignment.targets]
+        ages = behind_s or tuple(0.0 for _ in names)
+        members = tuple(Standing(*one) for one in zip(names, ages, strict=True))
+        self._report(
+            Monitored(
+                self.assignment.job,
+                self.run.id,
+                self.run.life,
+                counts or Counts(),
+                members,
+                **more,
+            )
+        )
 
     def _result(self, job: str, run: str, outcome: Outcome) -> RunEnded:
         blocked = outcome is Outcome.BLOCKED
@@ -193,12 +281,16 @@ class FakeWorker:
         )
 
     def _end(self, run: _Run, ended: RunEnded) -> None:
-        run.ended = ended
-        self._report(ended)
+        run.ended = replace(ended, generation=run.generation)
+        self._report(run.ended)
 
     def _report(self, report: Report) -> None:
         if self.to_owner is not None:
             self.to_owner.report(report)
+
+    def _leave_room(self) -> None:
+        if self.at is not None and self.assignment is not None:
+            self.at.leave(self.assignment.job)
 
     def _stop(self) -> None:
         if self.run is not None and self.run.task is not None:
@@ -230,6 +322,7 @@ class FakeLink:
     worker: FakeWorker
     is_cut: bool = False
     subscriptions: list[FakeSubscription] = field(default_factory=list)
+    arrival: float = 0.0
 
     def subscribe(
         self, job: str, lease: LeaseSession, deliver: Callable[[LinkEvent], None]
@@ -244,7 +337,7 @@ class FakeLink:
 
     def order(self, order: Order) -> None:
         if self.worker.is_up and not self.is_cut:
-            asyncio.get_running_loop().call_later(WAY_S, self.worker.take, order, self)
+            self._later(lambda: self.worker.take(order, self))
 
     def report(self, report: Report) -> None:
         if self.is_cut:
@@ -254,7 +347,13 @@ class FakeLink:
             for one in list(self.subscriptions):
                 one.deliver(report)
 
-        asyncio.get_running_loop().call_later(WAY_S, arrive)
+        self._later(arrive)
+
+    def _later(self, arrive: Callable[[], None]) -> None:
+        """Have something arrive, after whatever was said before it: timers of one moment may swap."""
+        loop = asyncio.get_running_loop()
+        self.arrival = max(loop.time() + WAY_S, self.arrival + 1e-6)
+        loop.call_at(self.arrival, arrive)
 
     def tell(self, event: LinkEvent) -> None:
         for one in list(self.subscriptions):

@@ -28,14 +28,28 @@ def several(what: st.SearchStrategy[Any]) -> st.SearchStrategy[tuple[Any, ...]]:
     return st.lists(what, max_size=3).map(tuple)
 
 
-coordinators = st.builds(views.CoordinatorView, named, text, text, text, maybe, small, flag)
+coordinators = st.builds(
+    views.CoordinatorView,
+    named,
+    text,
+    text,
+    text,
+    maybe,
+    small,
+    flag,
+    maybe,
+    text,
+    st.none() | number,
+)
 roots = st.builds(views.RootView, text, text, flag, flag, count)
 workers = st.builds(
     views.WorkerView, named, text, text, flag, text, text, text, several(roots), count
 )
 tests = st.builds(views.WorkerTestView, named, text, text, text, several(roots), number, number)
+takeovers = st.builds(views.TakeoverView, maybe, text, number, number, text)
 jobs = st.builds(
     views.JobView,
+    takeover=takeovers,
     name=named,
     phase=text,
     reason=text,
@@ -80,8 +94,16 @@ previews = st.builds(
     views.PreviewView, several(changes), several(problems), several(holds), flag, text
 )
 applied = st.builds(views.AppliedView, named, text, several(text), count, several(text))
+accepted = st.builds(views.AcceptedView, named, text, count, count)
 explained = st.builds(views.ExplainView, named, maybe, several(text), several(text))
-statuses = st.builds(views.StatusView, text, several(coordinators), several(workers), several(jobs))
+statuses = st.builds(
+    views.StatusView,
+    text,
+    several(coordinators),
+    several(workers),
+    several(jobs),
+    several(text),
+)
 
 Convert = Callable[[Any], Any]
 KINDS: dict[str, tuple[st.SearchStrategy[Any], Convert, Convert]] = {
@@ -92,6 +114,7 @@ KINDS: dict[str, tuple[st.SearchStrategy[Any], Convert, Convert]] = {
     "run": (runs, convert.run_to_wire, convert.run_from_wire),
     "preview": (previews, convert.preview_to_wire, convert.preview_from_wire),
     "applied": (applied, convert.applied_to_wire, convert.applied_from_wire),
+    "accepted": (accepted, convert.accepted_to_wire, convert.accepted_from_wire),
     "explain": (explained, convert.explain_to_wire, convert.explain_from_wire),
     "status": (statuses, convert.status_to_wire, convert.status_from_wire),
 }

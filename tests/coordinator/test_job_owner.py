@@ -189,8 +189,14 @@ def test_overlap_queue_runs_them_one_after_another() -> None:
         scene.source.run_s = 5
         first = await node.owner.request_run()
         await running(node)
-        second = await node.owner.request_run()
-        assert (await scene.run(first)).outcome is Outcome.SUCCEEDED
+        asked = scene.world.clock.now()
+        second = await node.owner.request_run("operator/alice")
+        assert scene.world.clock.now() - asked < 0.1, "the answer does not wait for the first"
+        waiting = await scene.run(second)
+        assert (waiting.is_queued, waiting.attempts) == (True, ())
+        assert waiting.reason == f"asked for by operator/alice, begins after run {first}"
+        assert await node.owner.request_run() == second, "one that will begin is enough"
+        assert (await scene.ended(first)).outcome is Outcome.SUCCEEDED
         assert (await scene.ended(second)).outcome is Outcome.SUCCEEDED
         assert scene.starts == [first, second]
 
@@ -204,7 +210,9 @@ def test_overlap_cancel_ends_the_first_for_the_second() -> None:
         await running(node)
         scene.source.run_s = 1
         second = await node.owner.request_run()
-        assert (await scene.run(first)).outcome is Outcome.CANCELLED
+        cancelled = await scene.ended(first)
+        assert cancelled.outcome is Outcome.CANCELLED
+        assert cancelled.reason == "a run asked for by hand takes its place"
         assert (await scene.ended(second)).outcome is Outcome.SUCCEEDED
 
     in_owner_scene(test, overlap="cancel")
@@ -395,7 +403,7 @@ def test_no_preview_while_a_run_or_another_preview_goes_on() -> None:
     async def test(scene: OwnerScene, node: OwnerNode) -> None:
         first = asyncio.create_task(node.owner.preview(lambda _: None))
         await scene.sleep(0.1)
-        with pytest.raises(RequestRefused, match="previewed already"):
+        with pytest.raises(RequestRefused, match="previewed or verified already"):
             await node.owner.preview(lambda _: None)
         assert (await first).outcome is Outcome.SUCCEEDED
         run = await node.owner.request_run()
@@ -443,11 +451,8 @@ def test_requests_to_one_who_lost_the_job_are_refused_at_once() -> None:
         scene.source.run_s = 60
         await node.owner.request_run()
         await running(node)
-        waiting = asyncio.create_task(node.owner.request_run())
-        await scene.sleep(0.1)
         node.task.cancel()
-        with pytest.raises(NotOwner):
-            await waiting
+        await asyncio.gather(node.task, return_exceptions=True)
         for action in (
             node.owner.request_run(),
             node.owner.approve(START),

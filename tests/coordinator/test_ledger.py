@@ -4,11 +4,20 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 
+import msgspec
 import pytest
 
 from coordinator import ledger as ledger_module
 from coordinator.errors import StoreUnavailable
-from coordinator.ledger import KEPT_RUNS, Ledger, NotOwner, RunExists
+from coordinator.ledger import (
+    KEPT_AGE,
+    KEPT_ANYWAY,
+    KEPT_RUNS,
+    Ledger,
+    LedgerMoved,
+    NotOwner,
+    RunExists,
+)
 from coordinator.memory_store import Fault
 from coordinator.ownership import Ownership
 from coordinator.records import RunRecord, StateRecord, decode
@@ -18,6 +27,11 @@ from tests.etcd.virtual_time import run_virtual
 from wire.orders import Outcome
 
 Test = Callable[["Scene"], Awaitable[None]]
+
+
+def _bare(record: RunRecord) -> RunRecord:
+    """Without the seal, which is between the ledger and its proof."""
+    return msgspec.structs.replace(record, seal="")
 
 
 class Scene:
@@ -32,7 +46,7 @@ class Scene:
     def on_etcd(self, index: int = 0) -> RunRecord | None:
         """The run as another reader sees it, at once."""
         kv = self.world.etcd.get(self.world.keys.run(JOB, at(index)))
-        return None if kv is None else decode(kv.value, RunRecord)
+        return None if kv is None else _bare(decode(kv.value, RunRecord))
 
     async def heir(self) -> "Scene":
         """Have another node take the job, the first knowing nothing of it."""
@@ -235,15 +249,21 @@ def test_a_short_outage_only_delays_a_write() -> None:
     in_scene(test)
 
 
-def test_state_that_somebody_else_touched_does_not_stop_its_owner() -> None:
+def test_state_that_somebody_else_touched_is_recalled_before_its_owner_goes_on() -> None:
     """An operator with etcdctl; or the job was deleted and applied again."""
 
     async def test(scene: Scene) -> None:
         await scene.ledger.write(scene.owned, state("one"))
         key = scene.world.keys.state(JOB)
         await scene.world.store().put(key, b"{}")
+        with pytest.raises(LedgerMoved):
+            await scene.ledger.write(scene.owned, state("two"))
+        assert (await scene.ledger.recall(JOB)).state == StateRecord()
         await scene.ledger.write(scene.owned, state("two"))
         await scene.world.store().delete(key)
+        with pytest.raises(LedgerMoved):
+            await scene.ledger.create(scene.owned, at(0), run(), state("three"))
+        await scene.ledger.recall(JOB)
         await scene.ledger.create(scene.owned, at(0), run(), state("three"))
         assert await scene.ledger.state(JOB) == state("three")
 
@@ -279,12 +299,27 @@ def test_trimming_keeps_the_newest_and_every_open_run() -> None:
         runs = [(at(n), run(n, ended, ended=True)) for n in range(KEPT_RUNS + 130)]
         runs[3] = (at(3), run(3))
         await scene.ledger.write(scene.owned, state("full"), runs)
-        await scene.ledger.trim(scene.owned)
+        await scene.ledger.trim(scene.owned, state("full"), at(0))
         kept = [one for one, _ in await scene.ledger.runs(JOB)]
         assert kept == [at(3), *(at(n) for n in range(130, KEPT_RUNS + 130))]
         assert await scene.ledger.state(JOB) == state("full")
-        await scene.ledger.trim(scene.owned)
+        await scene.ledger.trim(scene.owned, state("full"), at(0))
         assert len(await scene.ledger.runs(JOB)) == KEPT_RUNS + 1
+
+    in_scene(test)
+
+
+def test_trimming_by_age_keeps_a_few_and_every_open_run() -> None:
+    async def test(scene: Scene) -> None:
+        runs = [(at(n), run(n, Outcome.SUCCEEDED, ended=True)) for n in range(30)]
+        runs[2] = (at(2), run(2))
+        await scene.ledger.write(scene.owned, state("old"), runs)
+        await scene.ledger.trim(scene.owned, state("old"), at(0) + KEPT_AGE)
+        assert len(await scene.ledger.runs(JOB)) == 30, "none is older than that"
+        trimmed = await scene.ledger.trim(scene.owned, state("old"), at(30) + 2 * KEPT_AGE)
+        kept = [one for one, _ in await scene.ledger.runs(JOB)]
+        assert kept == [at(2), *(at(n) for n in range(30 - KEPT_ANYWAY, 30))]
+        assert await scene.ledger.state(JOB) == trimmed
 
     in_scene(test)
 
@@ -307,5 +342,27 @@ def test_reading_without_etcd_says_so() -> None:
         scene.node.store.is_cut = True
         with pytest.raises(StoreUnavailable):
             await scene.ledger.recall(JOB)
+
+    in_scene(test)
+
+
+def test_i9_what_a_cancelled_write_did_is_not_written_over_unread() -> None:
+    """Who is cancelled while its answer is on the way does not know: found by the simulation."""
+
+    async def test(scene: Scene) -> None:
+        ledger = scene.ledger
+        await ledger.recall(JOB)
+        creating = asyncio.create_task(ledger.create(scene.owned, at(1), run(1), state("new")))
+        while scene.world.etcd.get(scene.world.keys.run(JOB, at(1))) is None:
+            await asyncio.sleep(0.0001)
+        creating.cancel()
+        await asyncio.gather(creating, return_exceptions=True)
+        with pytest.raises(LedgerMoved):
+            await ledger.write(scene.owned, state("of before"))
+        assert await ledger.state(JOB) == state("new")
+        memory = await ledger.recall(JOB)
+        assert memory.open_runs == ((at(1), run(1)),)
+        await ledger.write(scene.owned, state("of now"))
+        assert await ledger.state(JOB) == state("of now")
 
     in_scene(test)

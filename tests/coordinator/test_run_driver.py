@@ -8,16 +8,18 @@ from typing import Any
 import pytest
 
 from coordinator.ledger import NotOwner
+from coordinator.links import LinkDown, LinkUp
 from coordinator.ownership import Ownership
 from coordinator.run_driver import (
     OPEN_S,
     RESTARTS,
+    RUNNER_AWAY_S,
     SOURCE_AWAY_S,
     RunDriver,
     RunOrder,
     Watchers,
 )
-from syncengine.model import MirrorOptions, What
+from syncengine.model import Rule, RunOptions, What
 from tests.coordinator.fake_workers import FakeLinks, FakeWorker, unreachable
 from tests.coordinator.worlds import JOB, Etcd, Node
 from tests.etcd.virtual_time import run_virtual
@@ -81,11 +83,16 @@ class Stage:
 
 
 def run_order(
-    *, generation: int = 1, preview: bool = False, approved: bytes = b"", run: str = RUN
+    *,
+    generation: int = 1,
+    preview: bool = False,
+    approved: bytes = b"",
+    run: str = RUN,
+    rule: Rule = Rule.MIRROR,
 ) -> RunOrder:
     addresses = {name: f"{name}.example:7000" for name in ("w1", "w2", "w3")}
     members = [Member(name, "data", b"", addresses[name]) for name in addresses]
-    assignment = Assignment(JOB, generation, members[0], tuple(members[1:]), MirrorOptions())
+    assignment = Assignment(JOB, generation, tuple(members), RunOptions(rule=rule))
     return RunOrder(assignment, run, addresses, preview, approved)
 
 
@@ -192,6 +199,22 @@ def test_a_result_that_nobody_heard_is_taken() -> None:
         assert ended.outcome is Outcome.SUCCEEDED
         assert took_s < 0.1
         assert len(stage.source.starts) == 1
+
+    on_stage(test)
+
+
+def test_i9_a_result_of_another_definition_is_not_that_of_this_one() -> None:
+    async def test(stage: Stage) -> None:
+        with stage.driver(generation=2) as driver:
+            driving = asyncio.create_task(driver.drive())
+            await asyncio.sleep(0.5)
+            driving.cancel()
+        await asyncio.sleep(5)
+        stage.source.run_s = 2
+        ended, took_s = await stage.timed()
+        assert ended.outcome is Outcome.SUCCEEDED
+        assert took_s > 1.9, "it was carried out anew"
+        assert len(stage.source.starts) == 2
 
     on_stage(test)
 
@@ -462,5 +485,90 @@ def test_an_approval_of_what_changed_since_is_held_again() -> None:
         stage.source.plan = b"new"
         ended = await stage.drive(approved=b"old")
         assert (ended.outcome, ended.plan) == (Outcome.BLOCKED, b"new")
+
+    on_stage(test)
+
+
+@pytest.mark.parametrize("rule", [Rule.SYNC, Rule.EXCHANGE])
+def test_any_member_can_carry_out_a_run_and_the_first_that_is_there_does(rule: Rule) -> None:
+    async def test(stage: Stage) -> None:
+        stage.workers["w1"].is_up = False
+        ended = await stage.drive(rule=rule)
+        assert ended.outcome is Outcome.SUCCEEDED
+        assert [len(stage.workers[name].starts) for name in ("w1", "w2", "w3")] == [0, 1, 0]
+        assert not stage.restarts
+
+    on_stage(test)
+
+
+def test_when_nobody_is_there_the_run_fails_by_name() -> None:
+    async def test(stage: Stage) -> None:
+        for worker in stage.workers.values():
+            worker.is_up = False
+        ended, took_s = await stage.timed(rule=Rule.SYNC)
+        assert ended.outcome is Outcome.FAILED
+        assert ended.problems[0].member == "w1:data"
+        assert ended.behind == ("w1:data", "w2:data", "w3:data")
+        assert took_s < SOURCE_AWAY_S + 2
+
+    on_stage(test)
+
+
+def test_a_runner_that_dies_is_replaced_by_the_next_member() -> None:
+    async def test(stage: Stage) -> None:
+        stage.workers["w1"].run_s = 60
+        stage.after(7, stage.workers["w1"].die)
+        ended, took_s = await stage.timed(rule=Rule.SYNC)
+        assert ended.outcome is Outcome.SUCCEEDED
+        assert len(stage.workers["w2"].starts) == 1
+        assert len(stage.restarts) == 1
+        assert took_s < 7 + RUNNER_AWAY_S + 5
+
+    on_stage(test)
+
+
+def test_a_runner_that_was_replaced_is_told_to_stop_and_its_word_counts_for_nothing() -> None:
+    async def test(stage: Stage) -> None:
+        first, second = stage.workers["w1"], stage.workers["w2"]
+        first.run_s, second.run_s = 60, 20
+        (link,) = [stage.links.to("w1", "w1.example:7000")]
+
+        def cut() -> None:
+            link.tell(LinkDown("unavailable: no route"))
+            link.is_cut = True
+
+        def heal() -> None:
+            link.is_cut = False
+            link.tell(LinkUp())
+
+        stage.after(3, cut)
+        stage.after(12, heal)
+        ended = await stage.drive(rule=Rule.SYNC)
+        assert ended.outcome is Outcome.SUCCEEDED
+        assert len(first.starts) == len(second.starts) == 1
+        assert [order.run for order in first.orders(CancelRun)] == [RUN]  # type: ignore[union-attr]
+        assert first.orders(SettleRun), "and it may forget the run"
+
+    on_stage(test)
+
+
+def test_a_takeover_adopts_the_run_wherever_it_is() -> None:
+    async def test(stage: Stage) -> None:
+        stage.workers["w2"].run_s = 30
+        stage.workers["w1"].is_up = False
+
+        async def watch() -> None:
+            with stage.driver(rule=Rule.SYNC) as driver:
+                driving = asyncio.create_task(driver.drive())
+                while not stage.workers["w2"].starts:
+                    await asyncio.sleep(0.1)
+                driving.cancel()
+                await asyncio.gather(driving, return_exceptions=True)
+
+        await watch()
+        stage.workers["w1"].come_back()
+        ended = await stage.drive(rule=Rule.SYNC)
+        assert ended.outcome is Outcome.SUCCEEDED
+        assert [len(stage.workers[name].starts) for name in ("w1", "w2", "w3")] == [0, 1, 0]
 
     on_stage(test)

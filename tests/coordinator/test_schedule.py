@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.job import From, JobSpec, Missed, Rule, Trigger
-from coordinator.schedule import ALL_AT_MOST, Due, next_due, what_is_due
+from coordinator.job import From, JobSpec, Missed, Trigger
+from coordinator.schedule import ALL_AT_MOST, TOLD_AT_MOST, Due, Every, next_due, what_is_due
 from coordinator.units import Duration
+from syncengine.model import Rule
 
 ANCHOR = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -125,7 +126,8 @@ def test_a_gap_of_a_hundred_years_takes_no_loop_over_its_instants(missed: Missed
     began = time.perf_counter()
     due = what_is_due(job, at(1), now)
     assert time.perf_counter() - began < 1.0
-    assert len(due.passed_over) <= ALL_AT_MOST
+    assert len(due.passed_over) <= TOLD_AT_MOST
+    assert due.older is None or due.older[0] == at(1)
     assert (due.instant is None) == (missed is Missed.SKIP)
     if missed is Missed.ALL:
         assert due.instant == now - timedelta(seconds=ALL_AT_MOST - 1)
@@ -160,6 +162,9 @@ class History:
                 self.job, anchor=ANCHOR, last_due=self.last_due, last_ended=self.last_ended
             )
             due = what_is_due(self.job, first, now)
+            if due.older is not None:
+                step = timedelta(seconds=self.job.trigger.every.seconds)  # type: ignore[union-attr]
+                self.passed += Every(due.older[0], step).newest(*due.older, 10**9)
             if due.passed_over:
                 self.passed += due.passed_over
                 self.last_due = due.passed_over[-1]
@@ -227,8 +232,15 @@ def test_one_look_after_a_gap(missed: Missed, within: str, count: int, late_s: f
     end = due.instant if due.instant is not None else latest + timedelta(seconds=60)
     assert due.passed_over == tuple(
         end - timedelta(seconds=60 * n)
-        for n in range(min(ALL_AT_MOST, (end - at(60)) // timedelta(seconds=60)), 0, -1)
+        for n in range(min(TOLD_AT_MOST, (end - at(60)) // timedelta(seconds=60)), 0, -1)
     )
+    told = len(due.passed_over)
+    first_told = due.passed_over[0] if told else end
+    assert due.older == (
+        None
+        if told < TOLD_AT_MOST or first_told == at(60)
+        else (at(60), first_told - timedelta(seconds=60))
+    ), "the rest in one"
     match missed:
         case Missed.SKIP:
             assert due.instant == (latest if count == 1 and latest >= window else None)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from coordinator.catalog import Catalog
 from coordinator.job_owner import JobOwner
 from coordinator.lease_session import LeasePool
 from coordinator.ledger import Ledger
-from coordinator.records import CoordinatorRecord, encode
+from coordinator.records import CoordinatorRecord, DrainRecord, encode
 from coordinator.scheduler import AGAIN_S, Scheduler
 from tests.coordinator.fake_workers import FakeLinks, FakeWorker
 from tests.coordinator.worlds import JOB, START, TTL_S, Etcd, job_spec, until
@@ -47,10 +48,19 @@ class Member:
             asyncio.create_task(self.scheduler.run()),
         ]
 
-    async def _be_present(self, *, draining: bool = False) -> None:
+    async def say_held(self, why: str) -> None:
+        await self._be_present(START, why)
+
+    async def _be_present(self, held_until: datetime | None = None, held: str = "") -> None:
         session = await self.leases.session(TTL_S)
         record = CoordinatorRecord(
-            address="a:1", http="", version="0", since=START, instance=self.name, draining=draining
+            address="a:1",
+            http="",
+            version="0",
+            since=START,
+            instance=self.name,
+            held_until=held_until,
+            held=held,
         )
         key = self.group.world.keys.coordinator(self.name)
         await self.store.put(key, encode(record), lease=session.lease_id)
@@ -60,7 +70,11 @@ class Member:
         return set(self.scheduler.election.owned)
 
     async def drain(self) -> None:
-        await self._be_present(draining=True)
+        record = DrainRecord(by="operator/alice", since=START)
+        await self.group.world.store().put(self.group.world.keys.drain(self.name), encode(record))
+
+    async def undrain(self) -> None:
+        await self.group.world.store().delete(self.group.world.keys.drain(self.name))
 
     async def stop(self) -> None:
         await self.scheduler.stop()
@@ -290,5 +304,44 @@ def test_an_owner_that_only_a_worker_refuses_goes_on_trying() -> None:
         await asyncio.sleep(AGAIN_S + 5)
         ((_, record),) = await member.ledger.runs(JOB)
         assert record.outcome is Outcome.SUCCEEDED, run
+
+    in_group(test)
+
+
+def test_a_preferred_owner_that_dies_does_not_keep_others_off_while_it_is_listed() -> None:
+    async def test(group: Group) -> None:
+        home, heir = group.add("c1", "c2")
+        await asyncio.sleep(2)
+        await group.define("home", placement={"nodes": ["c1"]}, lease_ttl="2s")
+        await group.define("only", placement={"nodes": ["c1"], "fallback": False}, lease_ttl="2s")
+        await until(lambda: home.jobs == {"home", "only"})
+        died = group.world.clock.now()
+        dying = asyncio.create_task(home.die())
+        await until(lambda: heir.jobs == {"home"})
+        assert group.world.clock.now() - died < 2 + 1 + 0.2
+        assert "c1" in heir.catalog.coordinators, "its presence lives longer"
+        owner = heir.scheduler.owner("home")
+        assert owner is not None
+        assert owner.ownership.reason == "c1, preferred, fell silent"
+        await dying
+        assert heir.jobs == {"home"}
+
+    in_group(test)
+
+
+def test_a_preferred_owner_that_only_lost_its_lease_takes_its_jobs_again() -> None:
+    async def test(group: Group) -> None:
+        home, heir = group.add("c1", "c2")
+        await asyncio.sleep(2)
+        for number in range(20):
+            await group.define(f"home-{number}", placement={"nodes": ["c1"]}, lease_ttl="2s")
+        await until(lambda: len(home.jobs) == 20)
+        for _ in range(5):
+            session = home.leases.current(2)
+            assert session is not None
+            group.world.etcd.revoke(session.lease_id)
+            await asyncio.sleep(3)
+            assert len(home.jobs) == 20
+            assert not heir.jobs
 
     in_group(test)

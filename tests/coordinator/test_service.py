@@ -10,8 +10,9 @@ import pytest
 from google.protobuf.message_factory import GetMessageClass
 
 from baton.v1 import coordinator_pb2 as pb
-from coordinator.api import Api, code_of
+from coordinator.api import code_of
 from coordinator.cluster import AlreadyThere, Contended, Invalid, NotFound
+from coordinator.control_api import ControlApi
 from coordinator.errors import BadKey, CoordinatorError, StoreUnavailable
 from coordinator.job_file import JobFileInvalid
 from coordinator.job_owner import RequestRefused
@@ -109,7 +110,7 @@ async def served() -> AsyncIterator[Served]:
 
 def test_the_api_has_a_function_for_every_method_and_no_other_callers() -> None:
     for name in METHODS:
-        assert callable(getattr(Api, function_name(name)))
+        assert callable(getattr(ControlApi, function_name(name)))
     assert {Role.OPERATOR, Role.COORDINATOR} == CALLERS
 
 

@@ -65,12 +65,12 @@ def test_an_owner_that_stops_says_so_and_the_next_adopts() -> None:
         await node.stop()
         handed = await scene.run(run)
         assert handed.is_open
-        assert handed.attempts[0].why_ended == "c1 handed the job over"
+        assert handed.attempts[0].why_ended == "c1 handed the job over: stopped"
         await heir.begin()
         assert scene.world.clock.now() - before < 0.5
         record = await scene.ended(run)
         assert record.outcome is Outcome.SUCCEEDED
-        assert record.attempts[0].why_ended == "c1 handed the job over"
+        assert record.attempts[0].why_ended == "c1 handed the job over: stopped"
         assert scene.starts == [run]
 
     in_owner_scene(test)

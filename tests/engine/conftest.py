@@ -8,10 +8,7 @@ from pathlib import Path
 import pytest
 
 from syncengine import failpoints
-
-pytest.register_assert_rewrite("tests.engine.trees")
-
-from tests.engine.trees import Pair  # noqa: E402 - after its asserts have been made to speak
+from tests.engine.trees import Pair
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from syncengine.model import Problem
+from syncengine.model import Problem, RunOptions
 from syncengine.tree import Tree
 from tests.engine.trees import Pair
 
@@ -22,7 +22,15 @@ def main() -> None:
         os.setgroups([])
         os.setresgid(NOBODY, NOBODY, NOBODY)
         os.setresuid(NOBODY, NOBODY, NOBODY)
-    pair = Pair(Path(sys.argv[1]), Path(sys.argv[2]))
+    full = sys.argv[3] == "full"
+    options = RunOptions(
+        keep_owner=full,
+        keep_xattrs=full,
+        keep_acls=full,
+        keep_hardlinks=full,
+        keep_devices=full,
+    )
+    pair = Pair(Path(sys.argv[1]), Path(sys.argv[2]), options)
     with (
         Tree.open(os.fsencode(pair.source), read_only=True) as source,
         Tree.open(os.fsencode(pair.target)) as target,
@@ -33,6 +41,7 @@ def main() -> None:
             "scan": shown(pair.problems),
             "plan": shown(plan.problems),
             "push": shown(result.problems),
+            "updated": [[str(result.counts.files_updated)]],
         }
     sys.stdout.write(json.dumps(answer))
 

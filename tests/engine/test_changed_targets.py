@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from syncengine import places
-from syncengine.model import MirrorOptions, Safety
+from syncengine.model import RunOptions, Safety
 from tests.engine.trees import T0, Pair, grow, temporaries, trashed
 
 
@@ -93,7 +93,7 @@ def test_i6_what_appears_where_something_new_is_to_be_stays(pair: Pair, what: st
 def test_i7_an_edit_between_look_and_exchange_is_kept(
     pair: Pair, monkeypatch: pytest.MonkeyPatch, how: Callable[[Path], Callable[[], None]]
 ) -> None:
-    pair.options = MirrorOptions(safety=Safety(trash_s=None))
+    pair.options = RunOptions(safety=Safety(trash_s=None))
     grow(pair.source, {"a": b"new"}, T0 + 1)
     grow(pair.target, {"a": b"old"})
     real = places.exchange
@@ -112,7 +112,7 @@ def test_i7_an_edit_between_look_and_exchange_is_kept(
 def test_i7_an_edit_between_look_and_delete_is_kept_even_without_a_trash(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pair.options = MirrorOptions(safety=Safety(trash_s=None))
+    pair.options = RunOptions(safety=Safety(trash_s=None))
     grow(pair.target, {"a": b"old"})
     real = places.put_new
 

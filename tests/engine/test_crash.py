@@ -1,9 +1,8 @@
-"""The engine is killed, or fails, at every step there is; what is there then is old or new."""
+"""What an error or a death at some step costs; `tests/faults/test_steps.py` tries all of them."""
 
 # Bytes, descriptors and bare system calls are what is tested.
 
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -63,43 +62,11 @@ def check_nothing_lost(pair: Pair) -> None:
         assert OLD[name] in found
 
 
-@pytest.mark.parametrize("nth", [1, 2])
-@pytest.mark.parametrize("step", list(Step))
-def test_i1_killed_at_any_step_every_file_is_old_or_new(pair: Pair, step: Step, nth: int) -> None:
-    make(pair)
-    child = subprocess.run(
-        [sys.executable, "-m", "tests.engine.crash_child", pair.source, pair.target, "trash"],
-        env={**os.environ, failpoints.VARIABLE: f"{step}:kill@{nth}"},
-        check=False,
-        timeout=30,
-    )
-    if nth == 1:
-        assert child.returncode == -signal.SIGKILL, f"a run never reaches {step}"
-    check_old_or_new(pair)
-    check_nothing_lost(pair)
-    assert pair.run().is_complete
-    pair.check_equal()
-    check_nothing_lost(pair)
+ELSEWHERE = ("marker", "patch", "link")
+"""Steps that this tree does not pass: `tests/faults` tries every one."""
 
 
-@pytest.mark.parametrize(
-    "step", [Step.BEFORE_TRASH, Step.AFTER_TRASH, Step.BEFORE_DISPLACED, Step.AFTER_RENAME]
-)
-def test_i1_killed_without_a_trash(pair: Pair, step: Step) -> None:
-    make(pair)
-    child = subprocess.run(
-        [sys.executable, "-m", "tests.engine.crash_child", pair.source, pair.target, "none"],
-        env={**os.environ, failpoints.VARIABLE: f"{step}:kill"},
-        check=False,
-        timeout=30,
-    )
-    assert child.returncode == -signal.SIGKILL
-    check_old_or_new(pair)
-    pair.run()
-    pair.check_equal()
-
-
-@pytest.mark.parametrize("step", [s for s in Step if "marker" not in s])
+@pytest.mark.parametrize("step", [s for s in Step if not any(word in s for word in ELSEWHERE)])
 def test_an_error_at_any_step_costs_paths_but_not_the_run(pair: Pair, step: Step) -> None:
     make(pair)
     failpoints.arm(f"{step}:error")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from syncengine.errors import Fenced
-from syncengine.model import MirrorOptions, Safety, What
+from syncengine.model import RunOptions, Safety, What
 from syncengine.publish import SLICE
 from tests.engine.trees import FAST, T0, Pair, Spec, grow, picture, temporaries, trashed
 
@@ -118,7 +118,7 @@ def test_a_full_disk_is_named_and_leaves_no_junk(pair: Pair, small_disk: Path, s
             path.unlink()
     with contextlib.suppress(FileNotFoundError):
         os.truncate(pair.source / "a000", 1_000)
-    pair.options = MirrorOptions(safety=Safety(trash_s=None, max_delete=None))
+    pair.options = RunOptions(safety=Safety(trash_s=None, max_delete=None))
     assert pair.run().counts.files_deleted > 0
     pair.run()
     pair.check_equal()

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from syncengine import frames as wire
 from syncengine.errors import DeleteLimitExceeded, MalformedFrame, PeerError
 from syncengine.frames import Record
-from syncengine.model import Kind, MirrorOptions
+from syncengine.model import Kind, RunOptions
 from syncengine.receiver import OpenGate, Receiver
 from syncengine.scan import fingerprint
 from syncengine.tree import Tree
@@ -71,7 +71,7 @@ class Attack:
     """A receiver and a way to feed it records."""
 
     def __init__(
-        self, root: Path, options: MirrorOptions = FAST, *, delete_limit: int | None = None
+        self, root: Path, options: RunOptions = FAST, *, delete_limit: int | None = None
     ) -> None:
         self.tree = Tree.open(os.fsencode(root))
         self.receiver = Receiver(
@@ -188,7 +188,7 @@ def test_i14_a2_nor_through_one_published_before(place: Path) -> None:
 def test_i14_a2_the_trash_is_no_way_out_either(place: Path) -> None:
     """Trash and marker folders that somebody replaced by links are not followed."""
     (place / ".baton").symlink_to("../outside")
-    with Attack(place, MirrorOptions()) as attack:
+    with Attack(place, RunOptions()) as attack:
         replies = attack.feed(
             wire.Begin(3),
             wire.Enter(b""),

@@ -1,5 +1,6 @@
 import os
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -7,7 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from syncengine.errors import MalformedFrame
-from syncengine.listing import FRAME_BYTES, MAX_FRAME_BYTES, decode_entries, encode_entries
+from syncengine.listing import (
+    FRAME_BYTES,
+    MAX_FRAME_BYTES,
+    ListingOrder,
+    decode_entries,
+    encode_entries,
+)
 from syncengine.model import Entry, Kind
 from syncengine.names import is_reserved, order_key
 from tests.engine.trees import entries_of, grow
@@ -28,7 +35,7 @@ def link(path: bytes, to: bytes = b"to") -> Entry:
 
 
 def decode(*entries: Entry) -> list[Entry]:
-    return list(decode_entries([msgspec.msgpack.encode(entries)]))
+    return list(decode_entries([msgspec.msgpack.encode((entries, []))]))
 
 
 def test_a_real_tree_goes_there_and_back(tmp_path: Path) -> None:
@@ -101,10 +108,11 @@ def test_i14_a1_what_no_scan_sends_is_refused(entries: list[Entry]) -> None:
         b"\x91" * 50_000,
         b"\0" * (MAX_FRAME_BYTES + 1),
         msgspec.msgpack.encode([1, 2]),
-        msgspec.msgpack.encode([[b"", 9, 0, 0, 0, b"", 1, b""]]),
-        msgspec.msgpack.encode([["text", 2, 0, 0, 0, b"", 1, b""]]),
-        msgspec.msgpack.encode([[b"", 2, 1 << 64 - 1, 0, 0, b"", 1, b""]]),
-        msgspec.msgpack.encode([[b"", 2, 0, 0]]),
+        msgspec.msgpack.encode([[], []])[:-1],
+        msgspec.msgpack.encode([[[b"", 9, 0, 0, 0, b"", 1, b""]], []]),
+        msgspec.msgpack.encode([[["text", 2, 0, 0, 0, b"", 1, b""]], []]),
+        msgspec.msgpack.encode([[[b"", 2, 1 << 64 - 1, 0, 0, b"", 1, b""]], []]),
+        msgspec.msgpack.encode([[[b"", 2, 0, 0]], []]),
     ],
 )
 def test_i14_a14_nonsense_is_refused(frame: bytes) -> None:
@@ -113,7 +121,9 @@ def test_i14_a14_nonsense_is_refused(frame: bytes) -> None:
 
 
 def test_order_and_places_hold_across_frames() -> None:
-    frames = [msgspec.msgpack.encode([e]) for e in (TOP, folder(b"a"), file(b"a/b"), file(b"c"))]
+    frames = [
+        msgspec.msgpack.encode(([e], [])) for e in (TOP, folder(b"a"), file(b"a/b"), file(b"c"))
+    ]
     assert len(list(decode_entries(frames))) == 4
     with pytest.raises(MalformedFrame):
         list(decode_entries([*frames, frames[1]]))
@@ -145,3 +155,56 @@ def test_i14_any_bytes_are_entries_or_refused(frame: bytes) -> None:
     except MalformedFrame:
         return
     assert not entries or entries[0].path == b""
+
+
+class _Thorough(ListingOrder):
+    """Takes no short cut."""
+
+    def _is_next_file(self, entry: Entry) -> bool:
+        return False
+
+
+ODD_NAMES = [b"a", b"a-", b"b", b"..", b".", b".x", b".baton", b".baton~1", b"x" * 255, b"x" * 256]
+ODD_NAMES += [b"", b"\0", b"a\0", b"\n", b"a\n", b"\xff", b"c"]
+ODD_NUMBERS = [0, 1, -1, 0o7777, 0o10000, (1 << 63) - 1, 1 << 63, (1 << 64) - 1, -(1 << 63), 5]
+
+
+@st.composite
+def odd_entries(draw: st.DrawFn) -> list[Entry]:
+    entries = [TOP]
+    parents = [b"", b"a/", b"a/b/", b"b/", b"c/"]
+    for _ in range(draw(st.integers(1, 8))):
+        path = draw(st.sampled_from(parents)) + draw(st.sampled_from(ODD_NAMES))
+        entry = folder(path) if draw(st.integers(0, 3)) == 0 else file(path)
+        if draw(st.integers(0, 5)) == 0:
+            field = draw(
+                st.sampled_from(["mode", "mtime_ns", "size", "seen", "inode", "links", "ctime_ns"])
+            )
+            number: Any = draw(st.sampled_from(ODD_NUMBERS))
+            entry = entry._replace(**{field: number})
+        if draw(st.integers(0, 7)) == 0:
+            field = draw(st.sampled_from(["link", "digest", "attributes", "came_from"]))
+            content: Any = draw(st.sampled_from([b"..", b"x", b"x" * 32]))
+            entry = entry._replace(**{field: content})
+        entries.append(entry)
+    if draw(st.booleans()):
+        entries.sort(key=lambda entry: order_key(entry.path))
+    return entries
+
+
+@settings(max_examples=800, deadline=None)
+@given(odd_entries())
+def test_the_short_cut_for_files_believes_nothing_that_the_long_way_does_not(
+    entries: list[Entry],
+) -> None:
+    quick, thorough = ListingOrder(), _Thorough()
+    for entry in entries:
+        refused = []
+        for order in (quick, thorough):
+            try:
+                order.check(entry)
+            except MalformedFrame as error:
+                refused.append(str(error))
+        assert refused[:1] == refused[1:]
+        if refused:
+            return

@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from syncengine.changes import (
     Change,
@@ -17,14 +19,14 @@ from syncengine.changes import (
     SetMetadata,
     WriteFile,
 )
-from syncengine.guard import Before, judge
+from syncengine.guard import TIDE_S, Before, Scoped, Tide, judge
 from syncengine.model import (
     Compare,
     Entry,
     Hold,
     HoldReason,
     Kind,
-    MirrorOptions,
+    RunOptions,
     Safety,
     What,
 )
@@ -49,14 +51,14 @@ def d(path: str, **other: int | bytes) -> Entry:
 def plan(
     source: Iterable[Entry],
     target: Iterable[Entry],
-    options: MirrorOptions | None = None,
+    options: RunOptions | None = None,
     *,
     complete: bool = True,
 ) -> Plan:
     return plan_mirror(
         [TOP, *source],
         [TOP, *target],
-        options or MirrorOptions(),
+        options or RunOptions(),
         is_complete=lambda: complete,
         source_member="s",
         target_member="t",
@@ -138,8 +140,8 @@ def test_each_difference_has_its_change(ours: Entry, theirs: Entry, expected: li
 
 def test_what_is_compared_depends_on_the_options() -> None:
     same, other = b"s" * 32, b"o" * 32
-    times = MirrorOptions()
-    sums = MirrorOptions(compare=Compare.CHECKSUM)
+    times = RunOptions()
+    sums = RunOptions(compare=Compare.CHECKSUM)
     older = e("a", mtime_ns=50)
     assert brief(plan([older], [e("a")], times)) == [("WriteFile", "a"), ("SetDirectory", "")]
     for ours, theirs, expected in (
@@ -149,10 +151,10 @@ def test_what_is_compared_depends_on_the_options() -> None:
         (e("a", digest=same, mtime_ns=1), e("a", digest=same), ["SetMetadata"]),
     ):
         assert [name for name, _ in brief(plan([ours], [theirs], sums))] == expected
-    timeless = MirrorOptions(keep_times=False)
+    timeless = RunOptions(keep_times=False)
     assert plan([older], [e("a")], timeless).is_empty
     assert not plan([e("a", mtime_ns=500)], [e("a")], timeless).is_empty
-    modeless = MirrorOptions(keep_mode=False)
+    modeless = RunOptions(keep_mode=False)
     assert plan([e("a", mode=0o600)], [e("a")], modeless).is_empty
 
 
@@ -185,6 +187,30 @@ def test_special_files_are_named_and_keep_their_directories() -> None:
     assert {p.what for p in made.problems} == {What.SKIPPED}
 
 
+def test_what_filters_hide_at_either_side_is_left_alone_and_keeps_its_directories() -> None:
+    hidden = Kind.EXCLUDED
+    made = plan(
+        [e("p", hidden), e("q", hidden), d("r"), e("r/x"), e("s")],
+        [
+            *(d("a"), d("a/b"), e("a/b/p", hidden), e("a/f"), e("p"), d("q"), e("q/y")),
+            *(e("r", hidden), d("s"), e("s/p", hidden)),
+        ],
+    )
+    assert brief(made) == [("Remove", "a/f")]
+    assert [(p.path, p.what) for p in made.problems] == [(b"s", What.SKIPPED)]
+    summary = made.summary
+    assert (summary.source_entries, summary.source_hidden) == (1, 4)
+    assert (summary.target_entries, summary.target_hidden) == (4, 6)
+
+
+def test_a_tree_that_filters_hide_whole_is_not_an_emptied_one() -> None:
+    made = plan([e("p", Kind.EXCLUDED)], [e("p", Kind.EXCLUDED)])
+    sides = {"source_member": "s", "target_member": "t", "before": Before(5, 5)}
+    assert judge(made.summary, Safety(), **sides) == []  # type: ignore[arg-type]
+    held = judge(plan([], []).summary, Safety(), **sides)  # type: ignore[arg-type]
+    assert {hold.reason for hold in held} == {HoldReason.EMPTIED}
+
+
 def test_the_digest_is_that_of_the_changes() -> None:
     source, target = [e("a"), d("b")], [e("c"), e("x", size=4)]
     first = plan(source, target)
@@ -206,7 +232,7 @@ def test_a_plan_of_many_changes_waits_on_disk_and_reads_the_same_again(tmp_path:
     with plan_mirror(
         entries(),
         [TOP],
-        MirrorOptions(),
+        RunOptions(),
         is_complete=lambda: True,
         spool_folder=str(tmp_path),
     ) as made:
@@ -234,7 +260,7 @@ def test_a_listing_that_breaks_off_breaks_the_plan() -> None:
         raise ConnectionError
 
     with pytest.raises(ConnectionError):
-        plan_mirror(broken(), [TOP], MirrorOptions(), is_complete=lambda: True)
+        plan_mirror(broken(), [TOP], RunOptions(), is_complete=lambda: True)
 
 
 def holds(summary: Summary, safety: Safety, before: Before | None = None) -> list[HoldReason]:
@@ -293,9 +319,70 @@ def test_a_partial_plan_is_measured_against_all_that_is_covered() -> None:
             source_member="s",
             target_member="t",
             before=Before(5, 5),
-            covered=covered,
+            scoped=Scoped(covered, source_is_empty=False, target_is_empty=False),
         )
         assert [hold.reason for hold in found] == expected
+
+
+def test_i8_a_scope_that_empties_a_tree_is_held() -> None:
+    off = Safety(max_delete=None, max_delete_files=None)
+    summary = Summary(source_entries=0, target_entries=1, deletes=1)
+    for source, target, expected in (
+        (False, False, []),
+        (True, False, [("s", HoldReason.EMPTIED)]),
+        (False, True, [("t", HoldReason.EMPTIED)]),
+    ):
+        found = judge(
+            summary,
+            off,
+            source_member="s",
+            target_member="t",
+            before=Before(5, 5),
+            scoped=Scoped(5, source_is_empty=source, target_is_empty=target),
+        )
+        assert [(hold.member, hold.reason) for hold in found] == expected
+
+
+def test_i8_many_small_deletes_are_judged_as_one() -> None:
+    tide, safety = Tide(), Safety(max_delete=0.5, max_delete_files=None)
+    tide.note(0.0, 100)
+    entries = 100
+    for second in range(1, 51):
+        assert tide.judge(second, entries - 1, safety, member="t") == []
+        entries -= 1
+        tide.note(second, entries)
+    (held,) = tide.judge(51.0, entries - 1, safety, member="t")
+    assert (held.reason, held.member) == (HoldReason.MAX_DELETE, "t")
+    files = Safety(max_delete=None, max_delete_files=50)
+    (held,) = tide.judge(51.0, entries - 1, files, member="t")
+    assert held.reason is HoldReason.MAX_DELETE_FILES
+    # What is so much later is another matter; and so is what somebody approved of.
+    assert tide.judge(TIDE_S + 30.0, entries - 1, safety, member="t") == []
+    tide.accept(40)
+    assert tide.judge(TIDE_S + 30.0, 20, safety, member="t") == []
+    assert tide.judge(TIDE_S + 30.0, 19, safety, member="t")
+
+
+@given(st.lists(st.tuples(st.integers(0, 400), st.integers(0, 50)), max_size=30))
+def test_i8_the_most_entries_of_the_last_minutes_count(steps: list[tuple[int, int]]) -> None:
+    """Against a memory of everything."""
+    tide, safety = Tide(), Safety(max_delete=None, max_delete_files=0)
+    now, history = 0.0, [(-1e9, 0)]
+    for wait, entries in steps:
+        now += wait
+        start = now - TIDE_S
+        at_start = next(n for t, n in reversed(history) if t <= start)
+        most = max([at_start, *(n for t, n in history if t > start)])
+        assert bool(tide.judge(now, entries, safety, member="t")) == (entries < most)
+        tide.note(now, entries)
+        history.append((now, entries))
+
+
+def test_files_that_come_and_go_are_no_ebb() -> None:
+    tide = Tide()
+    for second in range(1000):
+        assert tide.judge(second, 10, Safety(max_delete=0.1), member="t") == []
+        tide.note(second, 11 - second % 2)
 
 
 def test_what_the_markers_say_is_part_of_the_judgement() -> None:

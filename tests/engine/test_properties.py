@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from syncengine.changes import Remove, SetDirectory
-from syncengine.model import Compare, MirrorOptions, Safety
+from syncengine.model import Compare, RunOptions, Safety
 from tests.engine.trees import FAST, T0, Pair, entries_of, rsync_differences
 
 NAMES = st.sampled_from(["a", "b", "c", "a-", "a.b", "é", "\udcff"])
@@ -69,11 +69,15 @@ def test_i10_a_mirror_makes_any_two_trees_equal(
         compare = Compare.CHECKSUM if sums else Compare.MTIME
         pair.digests = sums
         safety = Safety(trash_s=86_400 if trash else None)
-        pair.options = MirrorOptions(compare=compare, durability=FAST.durability, safety=safety)
+        pair.options = RunOptions(compare=compare, durability=FAST.durability, safety=safety)
         result = pair.run()
         assert result.problems == []
         assert result.retry == []
         assert result.is_complete
+        for path in pair.source.rglob("*"):
+            if not path.is_symlink():
+                there = pair.target / path.relative_to(pair.source)
+                assert there.stat().st_mode == path.stat().st_mode, path
         again = pair.run()
         assert again.counts == replace(again.counts, files_copied=0, files_deleted=0)
         if sums:

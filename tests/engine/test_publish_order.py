@@ -10,7 +10,7 @@ import pytest
 from syncengine import kernel
 from syncengine.errors import MalformedFrame
 from syncengine.frames import Failed, Full, Published
-from syncengine.model import Durability, MirrorOptions, Safety
+from syncengine.model import Durability, RunOptions, Safety
 from syncengine.sender import Sender
 from syncengine.tree import Tree
 from tests.engine.trees import T0, Pair, grow, temporaries, trashed
@@ -41,7 +41,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(os, "write", noted_write)
     monkeypatch.setattr(os, "fsync", noted_fsync)
-    monkeypatch.setattr("syncengine.publish.syncfs", noted_syncfs)
+    monkeypatch.setattr("syncengine.flush.syncfs", noted_syncfs)
     for module in ("places", "trash"):
         monkeypatch.setattr(f"syncengine.{module}.renameat2", noted_rename)
     return seen
@@ -77,7 +77,7 @@ def test_i2_deletes_are_durable_on_both_sides(pair: Pair, calls: list[str]) -> N
 
 
 def test_fast_does_not_flush(pair: Pair, calls: list[str]) -> None:
-    pair.options = MirrorOptions(durability=Durability.FAST, safety=Safety(trash_s=None))
+    pair.options = RunOptions(durability=Durability.FAST, safety=Safety(trash_s=None))
     grow(pair.source, {f"d{n}/a": b"new" for n in range(30)})
     grow(pair.target, {"extra": b"", "d1/a": b"older"})
     pair.run()
@@ -91,7 +91,7 @@ def test_i2_what_could_not_be_flushed_is_not_acknowledged(
         raise OSError(errno.EIO, "Input/output error")
 
     grow(pair.source, {f"d{n}/a": b"new" for n in range(30)})
-    monkeypatch.setattr("syncengine.publish.syncfs", broken)
+    monkeypatch.setattr("syncengine.flush.syncfs", broken)
     result = pair.run()
     assert result.counts.files_copied == 0
     assert len(result.problems) >= 30

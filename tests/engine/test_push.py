@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from syncengine.model import Compare, MirrorOptions, Safety, What
+from syncengine.model import Compare, RunOptions, Safety, What
+from syncengine.scope import Scope
 from syncengine.tree import Tree
 from tests.engine.trees import FAST, T0, Pair, Spec, grow, picture, temporaries, trashed
 
@@ -28,9 +29,9 @@ RICH: Spec = {
 }
 
 
-@pytest.mark.parametrize("options", [MirrorOptions(), FAST], ids=["strict", "fast"])
+@pytest.mark.parametrize("options", [RunOptions(), FAST], ids=["strict", "fast"])
 def test_a_first_run_makes_the_target_equal_and_a_second_does_nothing(
-    pair: Pair, options: MirrorOptions
+    pair: Pair, options: RunOptions
 ) -> None:
     pair.options = options
     grow(pair.source, RICH)
@@ -237,7 +238,7 @@ def test_depth_beyond_what_a_path_can_say(pair: Pair) -> None:
     # And out again: everything below is extra now.
     source = Path(str(pair.source) + "2")
     source.mkdir()
-    result = Pair(source, pair.target, MirrorOptions(safety=Safety(trash_s=None))).run()
+    result = Pair(source, pair.target, RunOptions(safety=Safety(trash_s=None))).run()
     assert result.counts.files_deleted == 231
     assert os.listdir(pair.target) == []
 
@@ -263,7 +264,7 @@ def test_more_directories_than_descriptors_are_held(pair: Pair) -> None:
     pair.check_equal()
 
 
-def test_plans_within_paths_touch_nothing_else(pair: Pair) -> None:
+def test_plans_in_a_scope_touch_nothing_else(pair: Pair) -> None:
     grow(pair.source, {"d/a": b"1", "d/b": b"2", "e/f": b"3", "g": b"4"})
     pair.run()
     grow(pair.source, {"d/a": b"one", "d/new/x": b"n", "e/f": b"three"}, T0 + 1)
@@ -271,20 +272,20 @@ def test_plans_within_paths_touch_nothing_else(pair: Pair) -> None:
     (pair.source / "g").unlink()
     with pair.preview() as plan:
         everything = {change.path for change in plan}
-    pair.within = [b"d/a", b"d/new", b"d/b"]
+    pair.scope = Scope(deep=[b"d/a", b"d/new", b"d/b"])
     with pair.preview() as plan:
         some = {change.path for change in plan}
     assert some == {b"d/a", b"d/b", b"d/new", b"d/new/x", b"d", b""}
     assert everything - some == {b"e/f", b"e", b"g"}
     assert pair.run().counts.files_copied == 2
     assert (pair.target / "g").exists()
-    pair.within = None
+    pair.scope = None
     assert pair.run().counts.files_copied == 1
     pair.check_equal()
 
 
 def test_replaced_versions_are_kept_when_the_job_says_so(pair: Pair) -> None:
-    pair.options = MirrorOptions(safety=Safety(keep_replaced=True))
+    pair.options = RunOptions(safety=Safety(keep_replaced=True))
     grow(pair.source, {"d/a": b"new", "l": "new"})
     grow(pair.target, {"d/a": b"older", "l": "older"})
     pair.run()
@@ -293,7 +294,7 @@ def test_replaced_versions_are_kept_when_the_job_says_so(pair: Pair) -> None:
 
 
 def test_nothing_is_kept_when_there_is_no_trash(pair: Pair) -> None:
-    pair.options = MirrorOptions(safety=Safety(trash_s=None))
+    pair.options = RunOptions(safety=Safety(trash_s=None))
     grow(pair.source, {"a": b"new"})
     grow(pair.target, {"a": b"older", "extra/x": b"y"})
     pair.run()

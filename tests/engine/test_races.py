@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from syncengine.errors import TreeError
-from syncengine.model import MirrorOptions, Safety
+from syncengine.model import RunOptions, Safety
 from tests.engine.trees import FAST, T0, Pair, grow, picture
 
 RACE_S = 1.2
@@ -62,7 +62,7 @@ def outside(tmp_path: Path) -> Path:
 def test_i14_a3_a_racer_at_the_target_leads_nothing_outside(
     pair: Pair, outside: Path, trash_s: int | None
 ) -> None:
-    pair.options = MirrorOptions(durability=FAST.durability, safety=Safety(trash_s=trash_s))
+    pair.options = RunOptions(durability=FAST.durability, safety=Safety(trash_s=trash_s))
     grow(pair.target, {"d/f1": b"old", "d/old": b"old", "d/e/g": b"old"})
     (pair.target / "ln").symlink_to("../outside")
     before = picture(outside)

@@ -56,3 +56,16 @@ def test_i1_a_reader_never_sees_a_mix(pair: Pair) -> None:
     assert mixed == []
     assert missing == [], "a path that is updated is never without a version"
     assert len(seen) > 2, "the reader saw nothing happen"
+
+
+def test_i1_who_has_a_file_open_reads_on_in_the_version_that_he_opened(pair: Pair) -> None:
+    """Nothing is written, or cut, where it lies, for however short a moment."""
+    pair.options = FAST
+    grow(pair.source, version(0))
+    pair.run()
+    with (pair.target / NAMES[0]).open("rb") as small, (pair.target / NAMES[1]).open("rb") as large:
+        grow(pair.source, version(1), T0 + 1)
+        assert pair.run().problems == []
+        assert small.read() == b"0000" * 2_000
+        assert large.read() == b"0000" * 100_000
+    assert (pair.target / NAMES[0]).read_bytes() == b"0001" * 2_000

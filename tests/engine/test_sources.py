@@ -5,6 +5,7 @@
 import json
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -125,15 +126,17 @@ def public() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-def run_as_nobody(source: Path, target: Path, *, own: bool = True) -> dict[str, list[list[str]]]:
+def run_as_nobody(
+    source: Path, target: Path, *, own: bool = True, full: bool = False
+) -> dict[str, list[list[str]]]:
     """Mirror in a process without privileges (in one like ours when we have none)."""
     if own and os.geteuid() == 0:
         for folder, _, files in os.walk(target):
             os.chown(folder, NOBODY, NOBODY)
             for name in files:
-                os.chown(Path(folder, name), NOBODY, NOBODY)
+                os.lchown(Path(folder, name), NOBODY, NOBODY)
     child = subprocess.run(
-        [sys.executable, "-m", "tests.engine.nobody_child", source, target],
+        [sys.executable, "-m", "tests.engine.nobody_child", source, target, "full" if full else ""],
         check=True,
         capture_output=True,
         timeout=30,
@@ -217,3 +220,40 @@ def test_directories_that_their_owner_may_not_write_in_are_kept_up_all_the_same(
 
 def test_scan_completeness_is_a_matter_of_what_was_unreadable(pair: Pair) -> None:
     assert scan_is_complete([])
+
+
+def test_without_privileges_everything_on_makes_no_noise(public: Path) -> None:
+    """A job's defaults, for a user whose files are his own."""
+    source, target = public / "source", public / "target"
+    grow(source, {"a": b"x", "d/b": b"y", "l": "to", "big": b"z" * 200_000})
+    target.mkdir()
+    os.setxattr(source / "a", "user.x", b"1")
+    os.link(source / "a", source / "d/a2")
+    os.mkfifo(source / "pipe")
+    (source / "d").chmod(0o500)
+    if os.geteuid() == 0:
+        for name in ("", "a", "d", "d/b", "l", "big", "pipe"):
+            os.lchown(source / name, NOBODY, NOBODY)
+    for updated in ("1", "0"):
+        answer = run_as_nobody(source, target, full=True)
+        assert answer["scan"] == answer["plan"] == answer["push"] == []
+        assert answer["updated"] == [[updated]], "the link is one, the first time"
+    assert picture(target) == picture(source)
+    assert os.getxattr(target / "a", "user.x") == b"1"
+    assert (target / "a").stat().st_ino == (target / "d/a2").stat().st_ino
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="makes files of other users: needs root")
+def test_without_privileges_what_cannot_be_given_is_said_once(public: Path) -> None:
+    source, target = public / "source", public / "target"
+    grow(source, {"a": b"x", "b": b"y", "null": b""})
+    (source / "null").unlink()
+    os.mknod(source / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    os.chown(source / "a", 1, 1)
+    os.chown(source / "b", 2, 2)
+    target.mkdir()
+    answer = run_as_nobody(source, target, full=True)
+    assert sorted(answer["push"]) == [["a", "not-kept"], ["null", "not-supported"]]
+    answer = run_as_nobody(source, target, full=True)
+    assert answer["push"] == [["null", "not-supported"]]
+    assert answer["updated"] == [["0"]]

@@ -3,10 +3,12 @@
 
 import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from syncengine.details import Details
 from syncengine.directories import Directories
 from syncengine.errors import (
     MalformedFrame,
@@ -16,12 +18,13 @@ from syncengine.errors import (
     RootReadOnly,
     TreeError,
 )
-from syncengine.model import Entry, Kind, MirrorOptions, Problem, What
+from syncengine.model import Entry, Kind, Problem, RunOptions, What
 from syncengine.names import MAX_PATH, order_key
 from syncengine.receiver import OpenGate, Receiver
 from syncengine.scan import fingerprint, scan, scan_is_complete
+from syncengine.scope import Scope
 from syncengine.tree import Tree, remove_tree
-from tests.engine.trees import RUN_STAMP, T0, entries_of, grow
+from tests.engine.trees import RUN_STAMP, T0, Spec, entries_of, grow
 
 
 def test_a_missing_root_a_missing_path_and_no_directory_are_told_apart(tmp_path: Path) -> None:
@@ -61,9 +64,9 @@ def test_what_is_opened_to_be_read_is_neither_cleaned_nor_written(tmp_path: Path
         with pytest.raises(RootReadOnly):
             scan(tree, problems=[], member="m", clean_temporaries=True)
         with pytest.raises(RootReadOnly):
-            Receiver(tree, MirrorOptions(), member="m", gate=OpenGate(), run_stamp=RUN_STAMP)
+            Receiver(tree, RunOptions(), member="m", gate=OpenGate(), run_stamp=RUN_STAMP)
     with Tree.open(os.fsencode(tmp_path)) as tree, pytest.raises(ValueError, match="YYYYMMDD"):
-        Receiver(tree, MirrorOptions(), member="m", gate=OpenGate(), run_stamp="../../x")
+        Receiver(tree, RunOptions(), member="m", gate=OpenGate(), run_stamp="../../x")
 
 
 def test_the_order_is_that_of_the_tuples_of_components(tmp_path: Path) -> None:
@@ -112,26 +115,59 @@ def test_the_target_scan_cleans_up_and_leaves_the_times(tmp_path: Path) -> None:
     assert (root / ".baton/keep").exists()
 
 
-def test_a_scan_within_paths_sees_these_and_the_way_to_them(tmp_path: Path) -> None:
+def test_a_scan_in_a_scope_sees_that_and_the_way_to_it(tmp_path: Path) -> None:
     root = tmp_path / "root"
     grow(root, dict.fromkeys(("a/b/c/d", "a/b/x", "a/y", "z", "k/l/m", "k/o", "q/r"), b""))
 
-    def within(*paths: bytes) -> list[bytes]:
+    def within(*deep: bytes, shallow: tuple[bytes, ...] = ()) -> list[bytes]:
         problems: list[Problem] = []
+        scope = Scope(deep=deep, shallow=shallow)
         with Tree.open(os.fsencode(root)) as tree:
-            found = [e.path for e in scan(tree, problems=problems, member="m", within=paths)]
+            found = [e.path for e in scan(tree, problems=problems, member="m", scope=scope)]
         assert problems == []
         return found
 
     everything = [entry.path for entry in entries_of(root)]
     assert within(b"") == within(b"", b"a/b") == within(b"a/b", b"") == everything
-    assert within() == [b""]
+    assert within() == within(shallow=(b"",)) == [b""]
     assert within(b"a/b/c") == [b"", b"a", b"a/b", b"a/b/c", b"a/b/c/d"]
     assert within(b"a/b/c", b"a/b") == [b"", b"a", b"a/b", b"a/b/c", b"a/b/c/d", b"a/b/x"]
     assert within(b"k/l/m", b"a/y") == [b"", b"a", b"a/y", b"k", b"k/l", b"k/l/m"]
     assert within(b"gone/x", b"q/gone", b"z/x") == [b"", b"q", b"z"]
-    with pytest.raises(MalformedFrame):
-        within(b"../outside")
+    assert within(shallow=(b"a/b", b"k/o")) == [b"", b"a", b"a/b", b"k", b"k/o"]
+    assert within(b"k", shallow=(b"a", b"k/l")) == [b"", b"a", b"k", b"k/l", b"k/l/m", b"k/o"]
+    assert within(shallow=(b"a/b", b"a/b/c/d")) == [b"", b"a", b"a/b", b"a/b/c", b"a/b/c/d"]
+
+
+def test_a_scan_of_one_path_lists_no_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What else a directory holds costs nothing: neither listed nor looked at."""
+    root = tmp_path / "root"
+    grow(root, dict.fromkeys([f"d/e/f{number}" for number in range(50)], b""))
+    listed: list[object] = []
+    looked: list[bytes] = []
+    lstat, listdir = os.lstat, os.listdir
+
+    def counted_lstat(path: bytes, *, dir_fd: int) -> os.stat_result:
+        looked.append(path)
+        return lstat(path, dir_fd=dir_fd)
+
+    def counted_listdir(fd: int) -> list[str]:
+        listed.append(fd)
+        return listdir(fd)
+
+    monkeypatch.setattr(os, "lstat", counted_lstat)
+    monkeypatch.setattr(os, "listdir", counted_listdir)
+    scope = Scope(shallow=[b"d/e/f7", b"d/e/gone"])
+    with Tree.open(os.fsencode(root)) as tree:
+        assert [e.path for e in scan(tree, problems=[], member="m", scope=scope)] == [
+            b"",
+            b"d",
+            b"d/e",
+            b"d/e/f7",
+        ]
+    assert (listed, looked) == ([], [b"d", b"e", b"gone", b"f7"])
 
 
 def test_fingerprints_tell_versions_apart_and_directories_by_identity(tmp_path: Path) -> None:
@@ -248,6 +284,35 @@ def test_a_scan_holds_few_descriptors_however_deep(tmp_path: Path) -> None:
     assert most - before < 80
 
 
+def test_a_very_large_directory_is_looked_at_in_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec: Spec = {f"f{number:03}": b"x" * (number % 7) for number in range(100)}
+    spec |= {f"f{number:03}-d/below": b"y" for number in range(0, 100, 9)}
+    spec["f050-link"] = "f001"
+    grow(tmp_path, spec)
+    options = RunOptions(keep_owner=True, keep_xattrs=True, keep_acls=True)
+    for name in ("f003", "f088"):
+        os.setxattr(tmp_path / name, "user.baton", name.encode())
+    looks: list[str] = []
+
+    def look(name: str | bytes, *args: object, **more: object) -> os.stat_result:
+        looks.append(os.fsdecode(name))
+        return real(name, *args, **more)  # type: ignore[arg-type]
+
+    with Tree.open(os.fsencode(tmp_path)) as tree:
+        whole = list(scan(tree, problems=[], member="m", details=Details.of(options)))
+        monkeypatch.setattr("syncengine.scan._PART", 10)
+        real = os.lstat
+        monkeypatch.setattr(os, "lstat", look)
+        for _ in range(2):  # what was found bare is not looked at again the second time
+            entries = scan(tree, problems=[], member="m", details=Details.of(options))
+            assert [next(entries) for _ in range(5)] == whole[:5]
+            assert len(looks) < 25, "no more is looked at than is about to be told"
+            assert list(entries) == whole[5:]
+            looks.clear()
+
+
 def test_an_unfinished_scan_lets_go_of_its_descriptors(tmp_path: Path) -> None:
     grow(tmp_path, {"a/b/c/d": b""})
     with Tree.open(os.fsencode(tmp_path)) as tree:
@@ -274,3 +339,11 @@ def test_held_directories_are_few_and_never_reached_through_links(tmp_path: Path
         held.forget(b"d19")
         assert len(os.listdir("/proc/self/fd")) - before < 5
         held.close()
+
+
+def test_i8_scans_of_one_tree_at_once_each_see_all_of_it(tmp_path: Path) -> None:
+    for number in range(3_000):
+        (tmp_path / f"f{number:04}").touch()
+    with Tree.open(os.fsencode(tmp_path)) as tree, ThreadPoolExecutor(4) as pool:
+        counts = pool.map(lambda _: sum(1 for _ in scan(tree, problems=[], member="m")), range(40))
+        assert set(counts) == {3_001}

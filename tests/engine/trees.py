@@ -6,22 +6,27 @@ import os
 import shutil
 import stat
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from syncengine.listing import decode_entries, encode_entries
-from syncengine.model import Durability, Entry, MirrorOptions, Problem
+from syncengine.chunk_index import ChunkIndex
+from syncengine.details import Details
+from syncengine.filters import Filters
+from syncengine.listing import decode_items, encode_entries
+from syncengine.model import Durability, Entry, Limits, Problem, RunOptions
 from syncengine.plan import Plan, plan_mirror
 from syncengine.receiver import OpenGate, PublishGate, Receiver
-from syncengine.scan import scan, scan_is_complete
+from syncengine.scan import scan, scan_is_complete, scan_stretches
+from syncengine.scope import Scope
 from syncengine.sender import Sender, SendResult
+from syncengine.stretches import Item
 from syncengine.tree import Tree
 
 RUN_STAMP = "20260102-030405"
 DAY = "2026-01-02"
 T0 = 1_600_000_000_000_000_000
-FAST = MirrorOptions(durability=Durability.FAST)
+FAST = RunOptions(durability=Durability.FAST)
 
 Spec = dict[str, bytes | str | None]
 """Path -> content of a file, target of a symlink (str), or None for a directory."""
@@ -95,32 +100,57 @@ class Pair:
 
     source: Path
     target: Path
-    options: MirrorOptions = field(default_factory=MirrorOptions)
+    options: RunOptions = field(default_factory=RunOptions)
     gate: PublishGate = field(default_factory=OpenGate)
     digests: bool = False
-    within: list[bytes] | None = None
+    scope: Scope | None = None
+    filters: Callable[[], Filters] = lambda: Filters((), Limits(), now_ns=0)
     problems: list[Problem] = field(default_factory=list)
+    source_index: ChunkIndex | None = None
+    target_index: ChunkIndex | None = None
+    sub: bytes = b""
+    """The path below the target's root."""
 
     def plan(self, source: Tree, target: Tree) -> Plan:
         problems: list[Problem] = []
         self.problems = problems
-        theirs = scan(
-            target,
-            problems=[],
-            member="t",
-            digests=self.digests,
-            keep_setuid=True,
-            clean_temporaries=not target.read_only,
-            within=self.within,
-        )
-        ours = scan(source, problems=problems, member="s", digests=self.digests, within=self.within)
+        theirs = self._listed(target, [], "t", is_target=True)
+        ours = self._listed(source, problems, "s", is_target=False)
         return plan_mirror(
             ours,
-            decode_entries(encode_entries(theirs)),
+            decode_items(encode_entries(theirs)),
             self.options,
             is_complete=lambda: scan_is_complete(problems),
             source_member="s",
             target_member="t",
+        )
+
+    def _listed(
+        self, tree: Tree, problems: list[Problem], member: str, *, is_target: bool
+    ) -> Iterable[Item]:
+        keep_setuid = is_target or self.options.keep_setuid
+        clean = is_target and not tree.read_only
+        details = Details.of(self.options, is_target=is_target)
+        if not self.digests and self.scope is None:
+            return scan_stretches(
+                tree,
+                problems=problems,
+                member=member,
+                keep_setuid=keep_setuid,
+                clean_temporaries=clean,
+                filters=self.filters(),
+                details=details,
+            )
+        return scan(
+            tree,
+            problems=problems,
+            member=member,
+            digests=self.digests,
+            keep_setuid=keep_setuid,
+            clean_temporaries=clean,
+            scope=self.scope,
+            filters=self.filters(),
+            details=details,
         )
 
     def preview(self) -> Plan:
@@ -139,7 +169,7 @@ class Pair:
     ) -> SendResult:
         with (
             Tree.open(os.fsencode(self.source), read_only=True) as source,
-            Tree.open(os.fsencode(self.target)) as target,
+            Tree.open(os.fsencode(self.target), self.sub) as target,
             self.plan(source, target) as plan,
         ):
             if before_push is not None:
@@ -154,8 +184,24 @@ class Pair:
         between: Callable[[int], None] | None = None,
         frame_bytes: int = 512 * 1024,
     ) -> SendResult:
-        sender = Sender(source, plan, member="s", target_member="t", frame_bytes=frame_bytes)
-        receiver = Receiver(target, self.options, member="t", gate=self.gate, run_stamp=RUN_STAMP)
+        if self.source_index is not None:
+            source.chunks = self.source_index.of("s")
+        if self.target_index is not None:
+            target.chunks = self.target_index.of("t")
+        sender = Sender(
+            source,
+            plan,
+            member="s",
+            target_member="t",
+            frame_bytes=frame_bytes,
+        )
+        receiver = Receiver(
+            target,
+            self.options,
+            member="t",
+            gate=self.gate,
+            run_stamp=RUN_STAMP,
+        )
         frames = sender.frames()
         try:
             for number, frame in enumerate(frames):
@@ -181,12 +227,13 @@ class Pair:
             assert rsync_differences(self.source, self.target) == ""
 
 
-def rsync_differences(source: Path, target: Path) -> str:
+def rsync_differences(source: Path, target: Path, *more: str) -> str:
     """What rsync, as an independent oracle, would still change."""
     return subprocess.run(
         [
             "rsync",
             "-ani",
+            *more,
             "--delete",
             "--checksum",
             "--exclude=.baton",

@@ -163,3 +163,31 @@ def test_a_pool_replaces_what_was_lost_and_tells() -> None:
         assert sorted(diary.lines[-2:]) == ["ended 2 closed", "ended 5 closed"]
 
     run_virtual(main())
+
+
+def test_a_lease_that_etcd_kept_over_an_outage_is_let_go_when_it_returns() -> None:
+    """Without a quorum no lease ends, and afterwards all begin anew: nobody waits for that one."""
+
+    async def main() -> None:
+        clock = VirtualClock()
+        etcd = MemoryEtcd(clock)
+        holder, witness = MemoryStore(etcd), MemoryStore(etcd)
+        pool = LeasePool(holder, clock)
+        lease_id = (await pool.session(10)).lease_id
+        holder.is_cut = True
+        for _ in range(60):
+            await clock.sleep(1)
+            assert await witness.keep_alive(lease_id) > 0
+        holder.is_cut = False
+        back = clock.now()
+        while await witness.time_to_live(lease_id) > 0:
+            await clock.sleep(0.05)
+        assert clock.now() - back < 3
+        assert (await pool.session(10)).lease_id != lease_id
+        holder.is_cut = True
+        await clock.sleep(15)
+        closing = clock.now()
+        await pool.close()  # does not wait for an etcd that does not come back
+        assert clock.now() - closing < 20
+
+    run_virtual(main())

@@ -41,3 +41,28 @@ def test_a_longer_loop_is_found_and_named() -> None:
 
 def test_a_job_does_not_collide_with_what_it_replaces() -> None:
     assert conflicts(job("a", "w1:r", "w2:r/x"), [job("a", "w1:r", "w2:r")]) == []
+
+
+def joint(name: str, *members: str, rule: str = "sync") -> JobSpec:
+    return spec_from_plain({"name": name, "rule": rule, "members": list(members)})
+
+
+@pytest.mark.parametrize("rule", ["sync", "exchange"])
+def test_a_job_that_reads_what_it_writes_is_no_loop_and_may_be_read(rule: str) -> None:
+    both = joint("both", "w1:r", "w2:r", rule=rule)
+    chain = [job("out", "w2:r/sub", "w3:r"), job("further", "w3:r", "w4:r")]
+    assert conflicts(both, chain) == []
+    for one in chain:
+        assert conflicts(one, [both, *(other for other in chain if other is not one)]) == []
+
+
+@pytest.mark.parametrize("rule", ["sync", "exchange"])
+def test_every_member_is_written_and_by_no_other_job(rule: str) -> None:
+    both = joint("both", "w1:r", "w2:r/a", rule=rule)
+    assert overlaps(job("into", "w3:r", "w1:r/sub"), both) == [
+        "targets[0] w1:r/sub overlaps w1:r, which job both writes too"
+    ]
+    assert overlaps(joint("other", "w3:r", "w2:r"), both) == [
+        "members[1] w2:r overlaps w2:r/a, which job both writes too"
+    ]
+    assert conflicts(job("back", "w3:r", "w2:r/a/b"), [both]) != []

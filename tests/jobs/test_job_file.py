@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.job import JobSpec, Rule
+from coordinator.job import JobSpec
 from coordinator.job_file import (
     JobFileInvalid,
     decode_spec,
@@ -15,7 +15,7 @@ from coordinator.job_file import (
     spec_from_plain,
     spec_to_plain,
 )
-from syncengine.model import Compare, Durability, MirrorOptions, Safety
+from syncengine.model import Compare, Durability, Limits, Rule, RunOptions, Safety
 from wire.orders import Member
 
 WHOLE = """
@@ -34,6 +34,7 @@ overlap: skip
 retries: {attempts: 3, delay: 30s, backoff: 2}
 windows: []
 filters: []
+limits: {max_size: off, min_size: off, min_age: off, max_age: off}
 safety: {max_delete: 50%, max_delete_files: 100000, trash: 30d, keep_replaced: false}
 metadata: {mode: true, times: true, owner: true, xattrs: true, acls: true, hardlinks: true,
            devices: false, setuid: false, symlinks: keep}
@@ -60,7 +61,9 @@ def test_the_job_file_of_the_documentation() -> None:
     assert job.workers == ("nas1", "nas2", "dr")
     assert job.trigger.every is not None
     assert job.trigger.every.seconds == 900
-    assert job.mirror_options() == MirrorOptions()
+    assert job.run_options() == RunOptions(
+        keep_owner=True, keep_xattrs=True, keep_acls=True, keep_hardlinks=True
+    )
 
 
 def test_defaults_are_those_of_the_documentation() -> None:
@@ -69,7 +72,18 @@ def test_defaults_are_those_of_the_documentation() -> None:
         "{name: projects, rule: mirror, source: nas1:projects/active, "
         "targets: [nas2:projects/active, dr:projects]}"
     )
-    assert diff(whole, short) == []
+    assert whole.attempts_of(by_hand=False) == short.attempts_of(by_hand=False)
+    assert short.attempts_of(by_hand=True).attempts == 1, "unless the file says so"
+    changed = diff(whole, short)
+    assert all(line.startswith("retries.") for line in changed), changed
+
+
+def test_what_begins_runs_later_or_ends_them_is_off_unless_said() -> None:
+    job = spec_from_plain(small())
+    assert (job.priority, job.time_limit.limit_s, job.start_jitter.limit_s) == (0, None, None)
+    fields = {"start_jitter": "4m", "time_limit": "2h", "priority": -3}
+    job = spec_from_plain(small(trigger={"every": "5m"}, **fields))
+    assert (job.priority, job.time_limit.limit_s, job.start_jitter.limit_s) == (-3, 7200, 240)
 
 
 def test_options_reach_the_engine() -> None:
@@ -85,9 +99,27 @@ def test_options_reach_the_engine() -> None:
             transfer={"durability": "fast", "compare": "checksum"},
         )
     )
-    assert job.mirror_options() == MirrorOptions(
-        Compare.CHECKSUM, Durability.FAST, False, False, True, Safety(None, None, None, True)
+    assert job.run_options() == RunOptions(
+        compare=Compare.CHECKSUM,
+        durability=Durability.FAST,
+        keep_mode=False,
+        keep_times=False,
+        keep_owner=True,
+        keep_xattrs=True,
+        keep_acls=True,
+        keep_hardlinks=True,
+        keep_setuid=True,
+        safety=Safety(None, None, None, True),
     )
+
+
+def test_filters_and_limits_reach_the_engine() -> None:
+    limits = {"max_size": "10GB", "min_size": "1B", "min_age": "5m", "max_age": "30d"}
+    job = spec_from_plain(small(filters=["*.tmp", "/cache/", "!keep.tmp", "# é"], limits=limits))
+    assert job.run_options().filters == ("*.tmp", "/cache/", "!keep.tmp", "# é")
+    assert job.run_options().limits == Limits(1, 10**10, 300, 30 * 86_400)
+    assert decode_spec(encode_spec(job)) == job
+    assert spec_to_plain(job)["limits"] == limits
 
 
 def test_many_documents_and_lists_and_json() -> None:
@@ -126,6 +158,19 @@ def test_complaints_name_document_and_field() -> None:
         ({"transfer": {"compare": "md5"}}, "Invalid enum value 'md5': use one of mtime, checksum"),
         ({"transfer": {"delta": "maybe"}}, "value 'maybe': use one of auto, on, off"),
         ({"metadata": {"mode": "yes"}}, "metadata.mode: Expected bool, got str"),
+        ({"trigger": {"cron": "0 0 30 2 *"}}, "trigger: cron: '0 0 30 2 *' is no cron expression"),
+        (
+            {"trigger": {"cron": "0 2 * * *", "timezone": "Mars/Base"}},
+            "trigger: timezone: 'Mars/Base' is no time zone",
+        ),
+        (
+            {"trigger": {"every": "5m", "timezone": "Europe/Paris"}},
+            "trigger: timezone says nothing without cron or windows",
+        ),
+        (
+            {"windows": [{"from": "20:00", "to": "20:00"}]},
+            "windows[0]: to: a window from 20:00 to 20:00 never opens",
+        ),
         ({"retries": {"attempts": 0}}, "retries: attempts 0 is out of range: use 1 to 100"),
         ({"trigger": {"every": "5m", "manual": True}}, "trigger: has 2 forms: use exactly one of"),
         ({"trigger": {}}, "trigger: has 0 forms"),
@@ -143,6 +188,37 @@ def test_complaints_name_document_and_field() -> None:
         ({"conflict": "newest"}, "conflict: newest is for rules sync and exchange"),
         ({"copy_when": "always"}, "copy_when: always is for rule copy"),
         ({"windows": [{"from": "1", "to": "2", "dayz": "mon"}]}, "did you mean days?"),
+        ({"filters": "*.tmp"}, "filters: Expected array, got str"),
+        ({"filters": [5]}, "filters[0]: Expected str, got int"),
+        ({"filters": ["*.o", "a[b"]}, "filters[1]: 'a[b' has a [ without its ]: escape it"),
+        ({"filters": ["../x"]}, "filters[0]: '../x' matches nothing: patterns begin at the top"),
+        ({"filters": ["caf\udce9"]}, "filters[0]: 'caf\\udce9' has a byte that is no UTF-8: put ?"),
+        ({"limits": {"max_size": 10}}, "limits.max_size: 10 is no size: use for example 1B"),
+        ({"limits": {"max_age": "old"}}, "limits.max_age: 'old' is no duration"),
+        ({"limits": {"maxsize": "1B"}}, "limits.maxsize: unknown field: did you mean max_size?"),
+        (
+            {"limits": {"min_size": "2kB", "max_size": "1kB"}},
+            "limits: no file is within min_size 2kB and max_size 1kB: use a larger max_size",
+        ),
+        ({"limits": {"min_age": "2h", "max_age": "1h"}}, "use a larger max_age"),
+        ({"priority": 101}, "priority: 101 is out of range: use -100 to 100"),
+        ({"priority": "high"}, "priority: Expected int, got str"),
+        ({"priority": True}, "priority: Expected int, got bool"),
+        ({"time_limit": "500ms"}, "time_limit: 500ms is too short: use 1s or more, or off"),
+        ({"time_limit": 5}, "time_limit: 5 is no duration"),
+        (
+            {"time_limit": "2h", "trigger": {"realtime": {}}},
+            "time_limit: a run of trigger realtime does not end",
+        ),
+        ({"start_jitter": "1m"}, "start_jitter: is for the triggers every and cron"),
+        (
+            {"start_jitter": "5m", "trigger": {"every": "5m"}},
+            "start_jitter: 5m reaches to the next instant, 300 s later: use less",
+        ),
+        (
+            {"start_jitter": "10m", "trigger": {"cron": "0,10 2 * * *"}},
+            "start_jitter: 10m reaches to the next instant, 600 s later",
+        ),
     ],
 )
 def test_complaints_say_what_would_be_right(fields: dict[str, Any], said: str) -> None:
@@ -216,35 +292,20 @@ def test_neighbours_do_not_overlap() -> None:
     spec_from_plain(small(source="w1:r/a", targets=["w1:r/ab", "w1:r2/a", "w2:r/a"]))
 
 
-@pytest.mark.parametrize(
-    ("fields", "field"),
-    [
-        ({"trigger": {"cron": "0 2 * * *", "timezone": "Europe/Paris"}}, "trigger"),
-        ({"trigger": {"realtime": {"settle": "50ms", "audit": "24h"}}}, "trigger"),
-        ({"windows": [{"days": "mon-fri", "from": "20:00", "to": "06:00"}]}, "windows"),
-        ({"filters": ["*.tmp"]}, "filters"),
-        ({"retries": {"attempts": 5}}, "retries"),
-        ({"placement": {"nodes": ["c1"], "failback": {"when_stable": "5m"}}}, "placement.failback"),
-        ({"metadata": {"devices": True}}, "metadata.devices"),
-        ({"metadata": {"symlinks": "inside"}}, "metadata.symlinks"),
-        ({"metadata": {"owner": False}}, "metadata.owner"),
-        ({"metadata": {"xattrs": False}}, "metadata.xattrs"),
-        ({"metadata": {"acls": False}}, "metadata.acls"),
-        ({"metadata": {"hardlinks": False}}, "metadata.hardlinks"),
-        ({"transfer": {"bandwidth": "100MB/s"}}, "transfer.bandwidth"),
-        ({"transfer": {"compression": "on"}}, "transfer.compression"),
-        ({"transfer": {"delta": "off"}}, "transfer.delta"),
-        ({"rule": "copy"}, "rule"),
-        ({"rule": "copy", "copy_when": "newer"}, "copy_when"),
-        ({"rule": "move"}, "rule"),
-        ({"rule": "sync", "source": None, "targets": [], "members": ["w1:r", "w2:r"]}, "rule"),
-        ({"rule": "exchange", "source": None, "targets": [], "members": ["w1:r", "w2:r"]}, "rule"),
-    ],
-)
-def test_what_is_not_carried_out_is_refused_by_name(fields: dict[str, Any], field: str) -> None:
-    assert f"{field}: this version of Baton does not carry that out yet: use" in complaint(
-        small(**fields)
-    ).replace("leave it out", "use")
+@pytest.mark.parametrize("said", [{"settle": "0s"}, {"settle": "2h"}, {"audit": "500ms"}])
+def test_a_monitor_neither_waits_for_ever_nor_compares_all_the_time(said: dict[str, str]) -> None:
+    (field,) = said
+    assert f"{field} {said[field]} is" in complaint(small(trigger={"realtime": said}))
+    spec_from_plain(small(trigger={"realtime": {"settle": "20ms", "audit": "1s"}}))
+
+
+def test_what_is_not_carried_out_is_refused_by_name() -> None:
+    two: dict[str, Any] = {"rule": "sync", "members": ["w1:r", "w2:r"]}
+    asked = {**two, "source": None, "targets": [], "trigger": {"realtime": {}}}
+    assert "trigger: this version of Baton does not carry that out yet: " in complaint(
+        small(**asked)
+    )
+    spec_from_plain(small(trigger={"realtime": {}}))
 
 
 def test_yaml_scalars_are_what_they_look_like() -> None:
@@ -254,11 +315,11 @@ def test_yaml_scalars_are_what_they_look_like() -> None:
     )
     assert job.name == "on"
     assert str(job.safety.max_delete) == str(job.safety.trash) == "off"
-    with pytest.raises(JobFileInvalid, match="not carry that out"):
-        read_job_file(
-            "name: a\nrule: mirror\nsource: w1:r\ntargets: [w2:r]\n"
-            "windows: [{days: mon-fri, from: 20:00, to: 06:00}]\n"
-        )
+    (job,) = read_job_file(
+        "name: a\nrule: mirror\nsource: w1:r\ntargets: [w2:r]\n"
+        "windows: [{days: mon-fri, from: 20:00, to: 06:00}]\n"
+    )
+    assert (job.windows[0].from_, job.windows[0].to) == ("20:00", "06:00")
 
 
 @pytest.mark.parametrize(
@@ -336,6 +397,8 @@ DOCUMENTS = st.fixed_dictionaries(
             ),
         ),
         "lease_ttl": st.integers(2, 60).map("{}s".format),
+        "priority": st.integers(-100, 100),
+        "time_limit": st.one_of(st.just("off"), st.integers(1, 10**6).map("{}s".format)),
         "missed": st.sampled_from(["skip", "latest", "all"]),
         "missed_within": MILLISECONDS,
         "overlap": st.sampled_from(["skip", "queue", "cancel"]),

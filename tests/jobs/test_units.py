@@ -2,9 +2,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.units import Duration, Limit, Quantity, Rate, Retention, Share
+from coordinator.units import Duration, Limit, Quantity, Rate, Retention, Share, Size
 
-ALL = (Duration, Retention, Share, Limit, Rate)
+ALL = (Duration, Retention, Share, Limit, Rate, Size)
 
 
 @pytest.mark.parametrize(
@@ -63,6 +63,12 @@ def test_a_rate_reads_what_it_writes(rate: int) -> None:
     assert Rate.parse(str(parsed)) == parsed
 
 
+@given(st.integers(0, 2**62))
+def test_a_size_reads_what_it_writes(size: int) -> None:
+    parsed = Size.parse(f"{size % 10**12}B") if size % 2 else Size.parse(f"{size // 2**40}TiB")
+    assert Size.parse(str(parsed)) == parsed
+
+
 @given(st.decimals(0, 100, places=3))
 def test_a_share_reads_what_it_writes(share: object) -> None:
     parsed = Share.parse(f"{share}%")
@@ -87,6 +93,17 @@ def test_canonical_texts() -> None:
         "7B/s",
         "1MB/s",
     ]
+    assert [
+        str(Size.parse(t)) for t in ("1B", "0B", "64KiB", "1000kB", "10GB", "2TiB", "1.5kB")
+    ] == [
+        "1B",
+        "0B",
+        "64KiB",
+        "1MB",
+        "10GB",
+        "2TiB",
+        "1500B",
+    ]
     assert [str(Share.parse(t)) for t in ("50%", "0.5%", "100%", "off")] == [
         "50%",
         "0.5%",
@@ -95,7 +112,7 @@ def test_canonical_texts() -> None:
     ]
 
 
-@pytest.mark.parametrize("unit", [Retention, Share, Limit, Rate])
+@pytest.mark.parametrize("unit", [Retention, Share, Limit, Rate, Size])
 @pytest.mark.parametrize("raw", ["off", False])
 def test_off_is_no_limit(unit: type[Quantity], raw: object) -> None:
     assert str(unit.parse(raw)) == "off"
@@ -110,6 +127,10 @@ def test_what_the_engine_gets() -> None:
     assert Retention.parse("1500ms").whole_seconds == 2
     assert Limit.parse(0).count == 0
     assert Rate.parse("100MB/s").bytes_per_s == 100_000_000
+    assert Size.parse("64KiB").bytes == 65_536
+    assert Size.parse("off").bytes is None
+    assert Retention.parse("1500ms").limit_s == 1.5
+    assert Retention.parse("off").limit_s is None
 
 
 @pytest.mark.parametrize(
@@ -133,6 +154,13 @@ def test_what_the_engine_gets() -> None:
         (Rate, "100MB"),
         (Rate, 5),
         (Rate, "9999999999GB/s"),
+        (Size, 10),
+        (Size, "10"),
+        (Size, "-1B"),
+        (Size, "0.5B"),
+        (Size, "10gb"),
+        (Size, "99999999TB"),
+        (Size, None),
         (Retention, "forever"),
         (Retention, 30),
     ],

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,15 +13,23 @@ from hypothesis import strategies as st
 from baton.v1 import common_pb2, peer_pb2, worker_pb2
 from syncengine.model import (
     Compare,
+    Conflict,
+    CopyWhen,
     Counts,
     Durability,
     Hold,
     HoldReason,
-    MirrorOptions,
+    Limits,
+    Often,
     Problem,
+    RateTime,
+    Rule,
+    RunOptions,
     Safety,
+    Symlinks,
     What,
 )
+from syncengine.scope import Scope
 from wire import orders
 from wire.errors import ProtocolError
 from wire.orders import (
@@ -36,12 +45,16 @@ from wire.orders import (
 )
 from wire.peer_convert import (
     ListHeader,
+    ListRequest,
+    PushEnd,
     end_of_push,
     grant_from_bytes,
     grant_from_wire,
     grant_to_wire,
     header_from_bytes,
     header_to_bytes,
+    list_request_from_bytes,
+    list_request_to_bytes,
     read_end_of_push,
 )
 from wire.token import Token
@@ -58,6 +71,7 @@ text = st.text(st.characters(codec="utf-8"), max_size=12)
 named = text.filter(bool)
 path = st.binary(max_size=12)
 count = st.integers(0, 2**63 - 1)
+small = st.integers(-(2**31), 2**31 - 1)
 tokens = st.builds(Token, st.integers(0, 2**64 - 1), st.integers(1, 2**63 - 1))
 any_token = st.builds(Token, st.integers(0, 2**64 - 1), count)
 members = st.builds(Member, named, named, path, text)
@@ -68,27 +82,55 @@ safeties = st.builds(
     trash_s=st.none() | count,
     keep_replaced=st.booleans(),
 )
+rate_times = st.builds(
+    RateTime,
+    st.lists(st.integers(0, 6), max_size=7).map(tuple),
+    st.integers(0, 1_439),
+    st.integers(1_440, 2_880),
+    st.sampled_from(["UTC", "Europe/Paris"]),
+    st.none() | count,
+)
 options = st.builds(
-    MirrorOptions,
+    RunOptions,
+    rule=st.sampled_from(Rule),
+    copy_when=st.sampled_from(CopyWhen),
+    conflict=st.sampled_from(Conflict),
     compare=st.sampled_from(Compare),
     durability=st.sampled_from(Durability),
     keep_mode=st.booleans(),
     keep_times=st.booleans(),
+    keep_owner=st.booleans(),
+    keep_xattrs=st.booleans(),
+    keep_acls=st.booleans(),
+    keep_hardlinks=st.booleans(),
+    keep_devices=st.booleans(),
     keep_setuid=st.booleans(),
+    symlinks=st.sampled_from(Symlinks),
+    compression=st.sampled_from(Often),
+    delta=st.sampled_from(Often),
+    bandwidth=st.none() | count,
+    bandwidth_times=st.lists(rate_times, max_size=3).map(tuple),
+    filters=st.lists(text, max_size=3).map(tuple),
+    limits=st.builds(
+        Limits,
+        min_size=st.none() | count,
+        max_size=st.none() | count,
+        min_age_s=st.none() | st.floats(0, 1e10),
+        max_age_s=st.none() | st.floats(0, 1e10),
+    ),
     safety=safeties,
 )
 assignments = st.builds(
     Assignment,
     named,
     count,
-    members,
-    st.lists(members, min_size=1, max_size=4).map(tuple),
+    st.lists(members, min_size=2, max_size=5).map(tuple),
     options,
 )
 counts = st.builds(Counts, *([count] * len(Counts.__slots__)))
 problems = st.builds(Problem, path, text, st.sampled_from(What), text)
 holds = st.builds(Hold, st.sampled_from(HoldReason), text, text)
-changes = st.builds(PlannedChange, path, text, text, text, count)
+changes = st.builds(PlannedChange, path, text, text, text, count, path)
 progresses = st.builds(Progress, counts, count, count, text)
 remaining = st.floats(0, 60, exclude_min=True)
 
@@ -102,17 +144,58 @@ all_orders: dict[type[Order], st.SearchStrategy[Order]] = {
     orders.OpenSession: st.builds(orders.OpenSession, assignments, tokens, named),
     orders.CloseSession: st.builds(orders.CloseSession, named, tokens),
     orders.Extend: st.builds(orders.Extend, named, count, remaining),
-    orders.StartRun: st.builds(orders.StartRun, named, tokens, named, st.booleans(), path),
+    orders.StartRun: st.builds(
+        orders.StartRun,
+        named,
+        tokens,
+        named,
+        st.booleans(),
+        path,
+        count,
+        st.booleans(),
+        st.none() | st.builds(orders.Monitor, st.floats(0, 1e9), st.floats(0, 1e9), count),
+        time_limit_s=st.floats(0, 1e9),
+    ),
+    orders.WantRoom: st.builds(
+        orders.WantRoom, named, tokens, named, small, st.floats(0, 1e9), st.booleans()
+    ),
+    orders.LeaveRoom: st.builds(orders.LeaveRoom, named, tokens),
     orders.CancelRun: st.builds(orders.CancelRun, named, tokens, named),
     orders.SettleRun: st.builds(orders.SettleRun, named, tokens, named),
 }
 all_reports: dict[type[Report], st.SearchStrategy[Report]] = {
     orders.Pulse: st.builds(orders.Pulse, count),
-    orders.SessionOpened: st.builds(orders.SessionOpened, named, tokens, text, count),
+    orders.SessionOpened: st.builds(
+        orders.SessionOpened, named, tokens, text, count, st.integers(0, 2**31 - 1)
+    ),
+    orders.RoomAt: st.builds(
+        orders.RoomAt,
+        named,
+        named,
+        st.booleans(),
+        st.integers(0, 2**31 - 1),
+        st.integers(0, 2**31 - 1),
+    ),
     orders.Refused: st.builds(
         orders.Refused, named, tokens, any_token, text, st.sampled_from(RefusalReason), text
     ),
     orders.RunProgress: st.builds(orders.RunProgress, named, named, progresses),
+    orders.Monitored: st.builds(
+        orders.Monitored,
+        job=named,
+        run=named,
+        life=named,
+        counts=counts,
+        members=several(st.builds(orders.Standing, named, st.none() | st.floats(0, 1e9), text)),
+        problems=several(problems),
+        problems_total=count,
+        holds=several(holds),
+        plan=path,
+        audits=count,
+        audit_found=count,
+        audits_answered=count,
+        degraded=text,
+    ),
     orders.RunPlanned: st.builds(orders.RunPlanned, named, named, several(changes)),
     orders.RunEnded: st.builds(
         orders.RunEnded,
@@ -146,7 +229,8 @@ def test_reports_come_back_as_they_were(report: Report) -> None:
     assert report_from_wire(worker_pb2.Report.FromString(raw)) == report
 
 
-roots = st.builds(orders.RootDescription, text, text, st.booleans(), st.booleans(), count)
+watches = st.builds(orders.WatchDescription, text, text, st.text(min_size=1), text, count, count)
+roots = st.builds(orders.RootDescription, text, text, st.booleans(), st.booleans(), count, watches)
 descriptions = st.builds(
     orders.WorkerDescription, text, text, text, text, text, several(roots), count
 )
@@ -157,19 +241,57 @@ def test_descriptions_come_back_as_they_were(worker: orders.WorkerDescription) -
     assert description_from_wire(description_to_wire(worker)) == worker
 
 
+somewhere = st.lists(st.sampled_from([b"a", b"b", b"\xff"]), max_size=3).map(b"/".join)
+scopes = st.builds(
+    lambda deep, shallow: Scope(deep=deep, shallow=shallow), several(somewhere), several(somewhere)
+)
+
+
+@given(st.builds(PeerGrant, named, tokens, named, named), st.none() | scopes)
+def test_a_listing_is_asked_for_in_the_scope_that_was_meant(
+    grant: PeerGrant, scope: Scope | None
+) -> None:
+    request = ListRequest(grant, scope=scope)
+    assert list_request_from_bytes(list_request_to_bytes(request)) == request
+
+
+@given(
+    st.builds(PeerGrant, named, tokens, named, named),
+    st.sampled_from([b"..", b"/etc", b".baton", b"a/.baton~x", b"a//b", b"a/"]),
+    st.booleans(),
+)
+def test_i14_a_scope_that_leaves_the_member_is_refused(
+    grant: PeerGrant, path: bytes, deep: bool
+) -> None:
+    packed = msgspec.msgpack.encode(([path], []) if deep else ([], [path]))
+    message = peer_pb2.ListRequest(grant=grant_to_wire(grant), scope=packed)
+    with pytest.raises(ProtocolError, match="forbidden name"):
+        list_request_from_bytes(message.SerializeToString())
+
+
 @given(st.builds(PeerGrant, named, tokens, named, named))
 def test_grants_come_back_as_they_were(grant: PeerGrant) -> None:
     assert grant_from_bytes(grant_to_wire(grant).SerializeToString()) == grant
 
 
-@given(st.builds(ListHeader, several(holds), st.integers(-1, 2**63 - 1), count))
+@given(
+    st.builds(
+        ListHeader,
+        several(holds),
+        st.integers(-1, 2**63 - 1),
+        count,
+        st.integers(0, 2**63 - 2),
+        st.booleans(),
+        several(st.text(max_size=20)),
+    )
+)
 def test_headers_come_back_as_they_were(header: ListHeader) -> None:
     assert header_from_bytes(header_to_bytes(header)) == header
 
 
-@given(st.integers(0, 2**64 - 1))
-def test_the_end_of_a_push_comes_back_as_it_was(entries: int) -> None:
-    assert read_end_of_push(end_of_push(entries)) == entries
+@given(st.builds(PushEnd, st.none() | st.integers(0, 2**63 - 2)))
+def test_the_end_of_a_push_comes_back_as_it_was(end: PushEnd) -> None:
+    assert read_end_of_push(end_of_push(end)) == end
 
 
 @given(st.binary(max_size=40))
@@ -202,12 +324,19 @@ wild_orders = st.one_of(
         job=text,
         token=wild_token,
         run=text,
+        time_limit_s=wild_float,
+    ),
+    st.builds(
+        lambda **want: worker_pb2.Order(want_room=worker_pb2.WantRoom(**want)),
+        job=text,
+        token=wild_token,
+        run=text,
+        priority=small,
+        waited_s=wild_float,
     ),
     st.builds(
         lambda options, **opened: worker_pb2.Order(
-            open_session=worker_pb2.OpenSession(
-                options=worker_pb2.MirrorOptions(**options), **opened
-            )
+            open_session=worker_pb2.OpenSession(options=worker_pb2.RunOptions(**options), **opened)
         ),
         options=st.fixed_dictionaries(
             {
@@ -216,13 +345,14 @@ wild_orders = st.one_of(
                 "max_delete": wild_float,
                 "max_delete_files": wild_int,
                 "trash_s": wild_int,
+                "min_size": wild_int,
+                "max_age_s": wild_float,
             }
         ),
         job=text,
         token=wild_token,
         lease=text,
-        source=wild_member,
-        targets=st.lists(wild_member, max_size=2),
+        members=st.lists(wild_member, max_size=3),
     ),
 )
 wild_reports = st.one_of(
@@ -252,6 +382,10 @@ def test_an_order_is_sound_or_refused(message: worker_pb2.Order) -> None:
         return
     if isinstance(order, orders.Extend):
         assert 0 < order.remaining_s < math.inf
+    if isinstance(order, orders.WantRoom):
+        assert 0 <= order.waited_s < math.inf
+    if isinstance(order, orders.StartRun):
+        assert 0 <= order.time_limit_s < math.inf
     if isinstance(order, orders.OpenSession):
         assert 0 <= (order.assignment.options.safety.max_delete or 0) <= 1
     assert order_from_wire(order_to_wire(order)) == order
@@ -267,7 +401,7 @@ def test_a_report_is_sound_or_refused(message: worker_pb2.Report) -> None:
 
 
 def good_open() -> worker_pb2.Order:
-    assignment = Assignment("job", 1, Member("w1", "a"), (Member("w2", "b"),), MirrorOptions())
+    assignment = Assignment("job", 1, (Member("w1", "a"), Member("w2", "b")), RunOptions())
     return order_to_wire(orders.OpenSession(assignment, Token(1, 2), "1f"))
 
 
@@ -284,13 +418,19 @@ def spoil_open(**what: Any) -> worker_pb2.Order:
 
 def without_targets() -> worker_pb2.Order:
     message = good_open()
-    message.open_session.ClearField("targets")
+    del message.open_session.members[1:]
+    return message
+
+
+def nameless_source() -> worker_pb2.Order:
+    message = good_open()
+    message.open_session.members[0].worker = ""
     return message
 
 
 def nameless_target() -> worker_pb2.Order:
     message = good_open()
-    message.open_session.targets[0].root = ""
+    message.open_session.members[1].root = ""
     return message
 
 
@@ -303,7 +443,7 @@ BAD_ORDERS: dict[str, Callable[[], worker_pb2.Order]] = {
     "no lease": lambda: spoil_open(lease=""),
     "no revision": lambda: spoil_open(token__revision=0),
     "negative revision": lambda: spoil_open(token__revision=-1),
-    "no source": lambda: spoil_open(source__worker=""),
+    "no source": nameless_source,
     "no targets": without_targets,
     "a target without a root": nameless_target,
     "unknown comparison": lambda: spoil_open(options__compare="smell"),

@@ -1,15 +1,18 @@
 """The link between an owner and a worker, both ends real, over the loopback."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import grpc
 import grpc.aio
 import pytest
 
-from baton.v1 import worker_pb2, worker_pb2_grpc
+from baton.v1 import common_pb2, worker_pb2, worker_pb2_grpc
+from coordinator.conversation import connect
 from coordinator.lease_session import LeaseSession
 from coordinator.links import LinkDown, LinkEvent, LinkUp, Subscription, WorkerLinks
 from coordinator.memory_store import MemoryEtcd, MemoryStore
@@ -98,7 +101,7 @@ async def owner() -> AsyncIterator[Owner]:
     clock = BootClock()
     store = MemoryStore(MemoryEtcd(clock))
     lease = await LeaseSession.open(store, clock, 5)
-    owner = Owner(WorkerLinks("c1", OWNER, clock), store, lease)
+    owner = Owner(WorkerLinks(connect("c1", OWNER), clock), store, lease)
     yield owner
     await owner.links.close()
     await lease.close()
@@ -217,13 +220,51 @@ async def test_i14_only_coordinators_give_orders(worker: Worker, role: Role) -> 
     async with open_channel(worker.address, credentials, (Role.WORKER, "w1")) as channel:
         stub = worker_pb2_grpc.WorkerStub(channel)
         call = stub.Link()
-        await call.write(order_to_wire(Hello("c1")))
+        with contextlib.suppress(grpc.aio.AioRpcError):  # refused before it is written, or after
+            await call.write(order_to_wire(Hello("c1")))
         assert await call.code() is grpc.StatusCode.PERMISSION_DENIED
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await stub.Describe(worker_pb2.DescribeRequest(), timeout=10)
         assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
+        listing = stub.ListTrash(common_pb2.ListTrashRequest(root="data"), timeout=10)
+        assert await listing.code() is grpc.StatusCode.PERMISSION_DENIED
+        for ask in (
+            stub.RestoreTrash(common_pb2.RestoreTrashRequest(root="data", path=b"f"), timeout=10),
+            stub.PurgeTrash(common_pb2.PurgeTrashRequest(root="data"), timeout=10),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await ask
+            assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
     with pytest.raises(WorkerUnreachable, match="permission denied"):
         await measure("w1", worker.address, credentials)
+
+
+@pytest.mark.parametrize(
+    ("ask", "code", "said"),
+    [
+        ({"root": "none", "path": b"f"}, grpc.StatusCode.NOT_FOUND, "exports no root 'none'"),
+        ({"root": "data", "path": b"f"}, grpc.StatusCode.NOT_FOUND, "no version of f"),
+        ({"root": "data", "path": b""}, grpc.StatusCode.NOT_FOUND, "name a path"),
+        ({"root": "data", "path": b"../f"}, grpc.StatusCode.INVALID_ARGUMENT, "below the root"),
+        ({"root": "data", "path": b".baton/x"}, grpc.StatusCode.INVALID_ARGUMENT, "below the root"),
+        ({"root": "data", "path": b"f\0"}, grpc.StatusCode.INVALID_ARGUMENT, "below the root"),
+        (
+            {"root": "data", "path": b"f", "date": "../.."},
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "YYYY-MM-DD",
+        ),
+        ({"root": "ro", "path": b"f"}, grpc.StatusCode.FAILED_PRECONDITION, "read-only"),
+        ({"root": "later", "path": b"f"}, grpc.StatusCode.FAILED_PRECONDITION, "does not exist"),
+    ],
+)
+async def test_i14_what_is_asked_of_the_trash_is_checked(
+    worker: Worker, ask: dict[str, Any], code: grpc.StatusCode, said: str
+) -> None:
+    async with open_channel(worker.address, OWNER, (Role.WORKER, "w1")) as channel:
+        stub = worker_pb2_grpc.WorkerStub(channel)
+        with pytest.raises(grpc.aio.AioRpcError, match=said) as refused:
+            await stub.RestoreTrash(common_pb2.RestoreTrashRequest(**ask), timeout=10)
+        assert refused.value.code() is code
 
 
 async def test_an_order_that_makes_no_sense_ends_the_link(worker: Worker) -> None:

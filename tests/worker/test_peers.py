@@ -13,16 +13,30 @@ import grpc.aio
 import pytest
 
 from baton.v1 import peer_pb2_grpc
+from syncengine.agreed import Agreement
+from syncengine.model import Rule
+from syncengine.sightings import encode_agreements
 from tests.worker.clocks import until
 from tests.worker.workers import CLUSTER, T1, T2, T3, Workbench
 from wire.channel import bind, make_server, open_channel
 from wire.credentials import Insecure
 from wire.identity import Identity, Role
 from wire.orders import CloseSession, Member, PeerGrant
-from wire.peer_convert import end_of_push, grant_to_wire, header_from_bytes
+from wire.peer_convert import (
+    ListRequest,
+    PushEnd,
+    agree_response_from_bytes,
+    end_of_push,
+    grant_to_wire,
+    header_from_bytes,
+    list_request_to_bytes,
+    read_end_of_stream,
+)
 from wire.token import Token
+from worker.agreed_store import AgreedStores
 from worker.member_tree import MemberTrees
 from worker.peers import PeerService
+from worker.uses import Uses
 
 CALL_S = 20.0
 TARGET = Member("w2", "data", b"", "127.0.0.1:2")
@@ -42,9 +56,12 @@ class Caller:
 
     channel: grpc.aio.Channel
 
-    async def list(self, grant: PeerGrant | bytes) -> list[bytes]:
-        method: Any = self.channel.unary_stream("/baton.v1.Peer/List")
-        return [frame async for frame in method(_raw(grant), timeout=CALL_S)]
+    async def list(self, grant: PeerGrant | bytes, **what: Any) -> list[bytes]:
+        method: Any = self.channel.stream_stream("/baton.v1.Peer/List")
+        request = grant
+        if not isinstance(grant, bytes):
+            request = list_request_to_bytes(ListRequest(grant, **what))
+        return [frame async for frame in method(iter([request]), timeout=CALL_S)]
 
     def open_push(self) -> Any:
         method: Any = self.channel.stream_stream("/baton.v1.Peer/Push")
@@ -56,17 +73,32 @@ class Caller:
         await call.write(_raw(grant))
         await call.initial_metadata()
         if not call.done():
-            await call.write(end_of_push(entries))
+            await call.write(end_of_push(PushEnd(entries)))
             await call.done_writing()
         while isinstance(await call.read(), bytes):
             pass
-        if await call.code() is not CODE.OK:
-            raise grpc.aio.AioRpcError(
-                await call.code(),
-                grpc.aio.Metadata(),
-                grpc.aio.Metadata(),
-                await call.details(),
-            )
+        await _check_ok(call)
+
+    async def fetch(self, grant: PeerGrant | bytes) -> None:
+        """Fetch nothing, in good form."""
+        method: Any = self.channel.stream_stream("/baton.v1.Peer/Fetch")
+        call = method(timeout=CALL_S)
+        await call.write(_raw(grant))
+        await call.initial_metadata()
+        if not call.done():
+            await call.write(b"")
+            # As long as anything is to come, whoever fetches may have something to say to it.
+            while isinstance(frame := await call.read(), bytes) and frame[:1] != b"\0":
+                pass
+            await call.done_writing()
+        while isinstance(await call.read(), bytes):
+            pass
+        await _check_ok(call)
+
+    async def agree(self, grant: PeerGrant | bytes, *agreements: Agreement) -> int:
+        method: Any = self.channel.stream_unary("/baton.v1.Peer/Agree")
+        frames = [_raw(grant), *encode_agreements(agreements)]
+        return agree_response_from_bytes(await method(iter(frames), timeout=CALL_S))
 
     async def renew(self, grant: PeerGrant) -> None:
         await peer_pb2_grpc.PeerStub(self.channel).Renew(grant_to_wire(grant), timeout=CALL_S)
@@ -79,6 +111,12 @@ class Caller:
         return CODE.OK, ""
 
 
+async def _check_ok(call: Any) -> None:
+    if await call.code() is not CODE.OK:
+        nothing = grpc.aio.Metadata()
+        raise grpc.aio.AioRpcError(await call.code(), nothing, nothing, await call.details())
+
+
 def _raw(grant: PeerGrant | bytes) -> bytes:
     return grant if isinstance(grant, bytes) else grant_to_wire(grant).SerializeToString()
 
@@ -89,8 +127,9 @@ class TargetWorker:
     def __init__(self, bench: Workbench) -> None:
         self.bench = bench
         credentials = somebody(Role.WORKER, "w2")
-        trees = MemberTrees(bench.roots, bench.journal)
-        self.service = PeerService(bench.sessions, trees, credentials)
+        trees = MemberTrees(bench.roots, bench.journal, AgreedStores(bench.directory / "agreed"))
+        self.uses = Uses()
+        self.service = PeerService(bench.sessions, trees, credentials, self.uses)
         self.server = make_server()
         self.service.add_to_server(self.server)
         self.address = f"127.0.0.1:{bind(self.server, '127.0.0.1:0', credentials)}"
@@ -140,35 +179,43 @@ TOKENS = {"older": T1, "equal": T2, "newer": T3, "foreign": Token(CLUSTER + 1, 2
 ALLOWED = {
     "list": (CODE.OK, ""),
     "push": (CODE.FAILED_PRECONDITION, "without having listed"),
+    "fetch": (CODE.FAILED_PRECONDITION, "without having listed"),
+    "agree": (CODE.FAILED_PRECONDITION, "without having listed"),
     "renew": (CODE.ABORTED, "not pushing here yet"),
 }
 """What a caller hears who may call: for want of a listing, and of a push to renew."""
 
 
-def golden(rpc: str, caller: str, token: str, *, has_session: bool) -> tuple[grpc.StatusCode, str]:
+def golden(
+    rpc: str, caller: str, token: str, rule: Rule, *, has_session: bool
+) -> tuple[grpc.StatusCode, str]:
     if caller in {"coordinator", "operator"}:
         return CODE.PERMISSION_DENIED, "is no worker"
     if not has_session or token == "newer":
         return CODE.ABORTED, "no session"
     if token in {"older", "foreign"}:
         return CODE.ABORTED, "accepted last"
-    if caller != "source":
+    if not rule.is_one_way:
+        if caller == "other worker":
+            return CODE.PERMISSION_DENIED, "has no member of job"
+    elif caller != "source":
         return CODE.PERMISSION_DENIED, "is not worker w1, the source"
     return ALLOWED[rpc]
 
 
+@pytest.mark.parametrize("rule", [Rule.MIRROR, Rule.COPY, Rule.MOVE, Rule.SYNC, Rule.EXCHANGE])
 @pytest.mark.parametrize("has_session", [True, False])
 async def test_i4_i14_who_may_do_what_under_which_token(
-    target: TargetWorker, *, has_session: bool
+    target: TargetWorker, rule: Rule, *, has_session: bool
 ) -> None:
     if has_session:
-        await target.opened(T2)
+        await target.opened(T2, rule=rule)
     callers = {name: target.caller(credentials) for name, credentials in CALLERS.items()}
     wrong = []
     for rpc, caller, token in itertools.product(ALLOWED, CALLERS, TOKENS):
-        target.service._listed.clear()
+        target.uses._listed.clear()
         code, details = await callers[caller].outcome(rpc, grant(TOKENS[token]))
-        expected = golden(rpc, caller, token, has_session=has_session)
+        expected = golden(rpc, caller, token, rule, has_session=has_session)
         if code is not expected[0] or expected[1] not in details:
             wrong.append((rpc, caller, token, code, details, expected))
     assert not wrong
@@ -185,6 +232,28 @@ async def test_i14_only_a_target_of_the_job_at_this_worker_is_granted(
     code, details = await target.caller().outcome(rpc, grant(member=member))
     assert code is CODE.PERMISSION_DENIED
     assert "is no target of job" in details
+
+
+async def test_i14_the_source_of_a_one_way_job_is_called_by_nobody(target: TargetWorker) -> None:
+    source = Member("w2", "data")
+    await target.opened(T2, source=source, targets=(Member("w1", "data"),), rule=Rule.MOVE)
+    for caller in ("source", "the target itself"):
+        code, details = await target.caller(CALLERS[caller]).outcome("list", grant())
+        assert code is CODE.PERMISSION_DENIED, (caller, details)
+
+
+async def test_only_whoever_listed_a_member_last_goes_on_to_change_it(
+    target: TargetWorker,
+) -> None:
+    await target.opened(T2, rule=Rule.SYNC)
+    first, second = target.caller(), target.caller(CALLERS["the target itself"])
+    await first.list(grant())
+    await second.list(grant())
+    for rpc in ("push", "fetch", "agree"):
+        code, details = await first.outcome(rpc, grant())
+        assert code is CODE.FAILED_PRECONDITION
+        assert "without having listed it last" in details
+        assert (await second.outcome(rpc, grant()))[0] is CODE.OK
 
 
 @pytest.mark.parametrize("rpc", ALLOWED)
@@ -235,7 +304,7 @@ async def test_i8_a_push_of_another_run_than_the_one_that_listed_is_refused(
     await caller.list(grant(run="r1"))
     code, details = await caller.outcome("push", grant(run="r2"))
     assert code is CODE.FAILED_PRECONDITION
-    assert "run r2 pushes to w2:data without having listed it" in details
+    assert "run r2 would change w2:data without having listed it last" in details
 
 
 async def test_i8_a_root_that_became_doubtful_after_its_listing_takes_no_push(
@@ -262,7 +331,8 @@ async def test_i8_a_root_that_is_gone_says_so_in_its_listing_and_takes_no_push(
     await target.opened(T2)
     caller = target.caller()
     (target.bench.directory / "data").rename(target.bench.directory / "elsewhere")
-    (first,) = await caller.list(grant())
+    first, end = await caller.list(grant())
+    assert read_end_of_stream(end) is not None
     assert [hold.reason.value for hold in header_from_bytes(first).holds] == ["root-missing"]
     code, details = await caller.outcome("push", grant())
     assert code is CODE.FAILED_PRECONDITION, "whoever approved it"
@@ -276,7 +346,7 @@ async def test_a_takeover_gives_the_push_its_new_badge(target: TargetWorker) -> 
     call = caller.open_push()
     await call.write(_raw(grant()))
     await call.initial_metadata()
-    use = target.service._uses["job", "w2:data"]
+    use = target.uses._uses["job", "w2:data"]
     assert use.gate is not None
     assert use.gate.badge == T2
     assert (await caller.outcome("renew", grant(T3)))[0] is CODE.ABORTED, "not yet"
@@ -286,7 +356,7 @@ async def test_a_takeover_gives_the_push_its_new_badge(target: TargetWorker) -> 
     assert use.gate.badge == T2
     await caller.renew(grant(T3))
     assert use.gate.badge == T3
-    await call.write(end_of_push(0))
+    await call.write(end_of_push(PushEnd(0)))
     await call.done_writing()
     assert await call.read() is grpc.aio.EOF or await call.code() is CODE.OK
 
@@ -301,7 +371,7 @@ async def test_a_newer_use_of_a_target_ends_the_older(target: TargetWorker) -> N
     assert await caller.list(grant(run="r2")), "not kept waiting by it"
     assert await older.code() is CODE.CANCELLED, "and its caller hears of it"
     assert "newer call" in await older.details()
-    assert not target.service._uses
+    assert not target.uses._uses
 
 
 async def test_a_caller_that_hangs_up_frees_the_target(target: TargetWorker) -> None:
@@ -311,9 +381,9 @@ async def test_a_caller_that_hangs_up_frees_the_target(target: TargetWorker) -> 
     call = caller.open_push()
     await call.write(_raw(grant()))
     await call.initial_metadata()
-    assert target.service._uses
+    assert target.uses._uses
     call.cancel()
-    await until(lambda: not target.service._uses)
+    await until(lambda: not target.uses._uses)
     await caller.list(grant(run="r2"))
     await caller.push(grant(run="r2"))
 
@@ -327,6 +397,6 @@ async def test_closing_the_service_ends_every_use(target: TargetWorker) -> None:
     await call.initial_metadata()
     async with asyncio.timeout(10):
         await target.service.close()
-    assert not target.service._uses
+    assert not target.uses._uses
     assert await call.code() is CODE.CANCELLED
     assert "the worker stops" in await call.details()

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from syncengine.model import Rule
 from tests.worker.workers import CLUSTER, LEASE, T1, T2, T3, Link, Workbench, assignment
 from wire.orders import (
     CancelRun,
@@ -91,7 +92,7 @@ CASES: dict[str, tuple[Setup, Order, RefusalReason, str]] = {
         owned,
         open_of(FOREIGN),
         REASON.FOREIGN_CLUSTER,
-        f"--accept-cluster {FOREIGN.cluster_id:x}",
+        "baton worker accept w1",
     ),
     "open of a foreign cluster for other roots": (
         owned,
@@ -120,6 +121,18 @@ CASES: dict[str, tuple[Setup, Order, RefusalReason, str]] = {
         open_of(source=SOURCE_ELSEWHERE, targets=target("ro")),
         REASON.READ_ONLY,
         "exported read-only",
+    ),
+    "read-only member of sync": (
+        fresh,
+        open_of(source=Member("w1", "ro"), rule=Rule.SYNC),
+        REASON.READ_ONLY,
+        "a member of a job of rule sync",
+    ),
+    "read-only source of move": (
+        fresh,
+        open_of(source=Member("w1", "ro"), rule=Rule.MOVE),
+        REASON.READ_ONLY,
+        "the source of a job of rule move",
     ),
     "not this worker": (
         fresh,
@@ -171,20 +184,43 @@ async def test_a_foreign_cluster_that_the_operator_accepted_replaces_the_other(
 ) -> None:
     first = Workbench(tmp_path)
     await first.opened(T3)
+    assert await first.sessions.accept_cluster(FOREIGN.cluster_id, 10**6) == 1
     await first.close()
-    bench = Workbench(tmp_path, accepted=frozenset({FOREIGN.cluster_id}))
+    bench = Workbench(tmp_path)
+    old = await bench.refusal(open_of(Token(CLUSTER, 99)))
+    assert old.reason is RefusalReason.FOREIGN_CLUSTER, "the old one is the foreign one now"
+    assert "an operator accepted" in old.detail
     session = await bench.opened(FOREIGN)
     assert session.fence.highest == FOREIGN
     refused: Refused = await bench.refusal(open_of(Token(CLUSTER, 99)))
-    assert refused.reason is RefusalReason.FOREIGN_CLUSTER, "the old one is the foreign one now"
+    assert refused.reason is RefusalReason.FOREIGN_CLUSTER
+    assert await bench.sessions.accept_cluster(FOREIGN.cluster_id, 10**6) == 0
+    assert session.fence.highest == FOREIGN, "nothing of it was beyond"
     await bench.close()
 
 
-async def test_a_running_worker_may_be_told_of_the_new_cluster_too(tmp_path: Path) -> None:
-    bench = Workbench(tmp_path, accepted=frozenset({FOREIGN.cluster_id}))
-    await bench.opened(T3)
+async def test_a_run_waits_while_the_cluster_is_replaced_and_is_adopted(bench: Workbench) -> None:
+    session = await bench.opened(T3)
     run = await bench.started(T3)
+    assert await bench.sessions.accept_cluster(FOREIGN.cluster_id, 10**6) == 1
+    bench.extend(60)
+    with session.fence.changed:
+        assert not session.fence.may_publish(T3)
+    for order in (StartRun("job", T3, "r2"), CancelRun("job", T3, "r1")):
+        assert (await bench.refusal(order)).reason is RefusalReason.NO_SESSION
     await bench.opened(FOREIGN)
     assert run.tokens == [FOREIGN]
+    assert not run.was_cancelled
     assert bench.journal.tokens("job", ["data"]) == {"data": FOREIGN}
-    await bench.close()
+
+
+async def test_i4_a_cluster_that_was_set_back_is_obeyed_when_accepted_and_fences_again(
+    bench: Workbench,
+) -> None:
+    await bench.opened(T3)
+    assert (await bench.refusal(open_of(T1))).reason is RefusalReason.STALE_TOKEN
+    assert await bench.sessions.accept_cluster(CLUSTER, T3.revision) == 0, "it has come to T3"
+    assert (await bench.refusal(open_of(T1), bench.link)).reason is RefusalReason.STALE_TOKEN
+    assert await bench.sessions.accept_cluster(CLUSTER, T2.revision) == 1
+    await bench.opened(T2)
+    assert (await bench.refusal(open_of(T1), bench.link)).reason is RefusalReason.STALE_TOKEN

@@ -54,6 +54,19 @@ async def test_a_run_starts_and_its_end_is_told(bench: Workbench) -> None:
     assert await bench.link.next(RunEnded) == run.result()
 
 
+async def test_a_run_that_is_cancelled_before_its_first_step_ends_all_the_same(
+    bench: Workbench,
+) -> None:
+    """Both orders come in one turn of the loop: found by the simulation."""
+    session = await bench.opened()
+    bench.tell(StartRun("job", T1, "r1"))
+    bench.tell(CancelRun("job", T1, "r1"))
+    ended = await bench.link.next(RunEnded)
+    assert ended.outcome is Outcome.CANCELLED
+    assert session.running is not None
+    assert session.running.ended == ended, "told again to whoever owns the job next"
+
+
 async def test_the_same_start_again_does_not_disturb_the_run(bench: Workbench) -> None:
     await bench.opened()
     run = await bench.started()

@@ -6,11 +6,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from worker.threads import WorkBehind, read_ahead
+from worker.threads import WorkBehind, in_thread, read_ahead
 
 
 class Broken(Exception):
     pass
+
+
+async def _nobody(_: object) -> None:
+    """Tell nobody."""
 
 
 async def test_what_is_read_ahead_arrives_in_order_and_whole() -> None:
@@ -64,11 +68,15 @@ async def test_what_the_iterator_raises_comes_after_what_it_gave() -> None:
 
 
 async def test_work_is_done_in_order_and_every_result_comes_back() -> None:
-    behind: WorkBehind[int, int] = WorkBehind(lambda number: number * 2)
     results: list[int] = []
+
+    async def tell(result: int) -> None:
+        results.append(result)
+
+    behind: WorkBehind[int, int] = WorkBehind(lambda number: number * 2, tell=tell)
     for number in range(500):
-        results += await behind.put(number)
-    results += await behind.end()
+        await behind.put(number)
+    await behind.end()
     assert results == [number * 2 for number in range(500)]
     assert await behind.call(lambda: "after") == "after"
     await behind.stop(lambda: None)
@@ -86,7 +94,7 @@ async def test_after_a_failure_nothing_more_is_worked_on_and_whoever_puts_is_tol
             raise Broken
         done.append(number)
 
-    behind = WorkBehind(work, depth=depth)
+    behind = WorkBehind(work, tell=_nobody, depth=depth)
 
     async def put_all() -> None:
         for number in range(1_000):
@@ -111,7 +119,7 @@ async def test_stopping_waits_for_the_step_under_way_drops_the_rest_and_cleans_u
         go_on.wait(10)
         said.append(name)
 
-    behind = WorkBehind(work, depth=2)
+    behind = WorkBehind(work, tell=_nobody, depth=2)
     await behind.put("first")
     await behind.put("second")
     assert await asyncio.to_thread(begun.wait, 10)
@@ -121,3 +129,109 @@ async def test_stopping_waits_for_the_step_under_way_drops_the_rest_and_cleans_u
     go_on.set()
     await stopping
     assert said == ["first", "cleaned"]
+
+
+@pytest.mark.timeout(20)
+async def test_a_result_is_told_although_nothing_else_is_put() -> None:
+    told = asyncio.Event()
+
+    async def tell(_: int) -> None:
+        told.set()
+
+    behind: WorkBehind[int, int] = WorkBehind(lambda number: number, tell=tell)
+    await behind.put(1)
+    await asyncio.wait_for(told.wait(), 10)
+    await behind.end()
+    await behind.stop(lambda: None)
+
+
+@pytest.mark.timeout(20)
+async def test_who_cannot_be_told_ends_the_work() -> None:
+    async def tell(_: int) -> None:
+        raise Broken
+
+    behind: WorkBehind[int, int] = WorkBehind(lambda number: number, tell=tell, depth=2)
+
+    async def put_all() -> None:
+        for number in range(1_000):
+            await behind.put(number)
+
+    with pytest.raises(Broken):
+        await put_all()
+    with pytest.raises(Broken):
+        await behind.end()
+    await behind.stop(lambda: None)
+
+
+@pytest.mark.timeout(20)
+async def test_no_more_results_wait_to_be_told_than_there_is_room_for() -> None:
+    worked = 0
+    go_on = asyncio.Event()
+
+    def work(_: int) -> None:
+        nonlocal worked
+        worked += 1
+
+    async def tell(_: object) -> None:
+        await go_on.wait()
+
+    behind = WorkBehind(work, tell=tell, depth=3)
+
+    async def put_all() -> None:
+        for number in range(10):
+            await behind.put(number)
+
+    putting = asyncio.create_task(put_all())
+    done, _ = await asyncio.wait([putting], timeout=0.2)
+    assert not done
+    assert worked <= 3
+    go_on.set()
+    await putting
+    await behind.end()
+    assert worked == 10
+    await behind.stop(lambda: None)
+
+
+async def test_an_iterator_that_waits_for_others_is_woken_when_its_block_is_left() -> None:
+    waits, comes = threading.Event(), threading.Event()
+
+    def waiting() -> Iterator[int]:
+        yield 1
+        waits.set()
+        comes.wait()
+        yield 2
+
+    async def left_in_the_middle() -> None:
+        async with read_ahead(waiting(), stop=comes.set) as items:
+            await anext(items)
+            await asyncio.to_thread(waits.wait)
+            raise Broken
+
+    with pytest.raises(Broken):
+        await asyncio.wait_for(left_in_the_middle(), 10)
+
+
+async def test_who_is_cancelled_closes_nothing_that_a_thread_still_uses() -> None:
+    begun, goes_on = threading.Event(), threading.Event()
+    told: list[str] = []
+
+    def use() -> None:
+        begun.set()
+        assert goes_on.wait(10)
+        told.append("used")
+
+    async def use_and_close() -> None:
+        try:
+            await in_thread(use)
+        finally:
+            told.append("closed")
+
+    task = asyncio.create_task(use_and_close())
+    assert await asyncio.to_thread(begun.wait, 10)
+    for _ in range(2):
+        task.cancel()
+        await asyncio.sleep(0)
+    goes_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert told == ["used", "closed"]

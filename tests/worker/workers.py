@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from syncengine.model import Counts, MirrorOptions
+from syncengine.model import Counts, Rule, RunOptions
 from tests.worker.clocks import ManualClock, until
 from wire.orders import (
     Assignment,
@@ -20,6 +20,7 @@ from wire.orders import (
     SessionOpened,
     StartRun,
 )
+from wire.room import Room
 from wire.token import Token
 from worker.journal import Journal
 from worker.roots import ExportedRoot, Roots
@@ -59,6 +60,7 @@ class FakeRun:
     end: "asyncio.Future[RunEnded]"
     tokens: list[Token] = field(default_factory=list)
     was_cancelled: bool = False
+    updates: list[StartRun] = field(default_factory=list)
 
     async def execute(self) -> RunEnded:
         try:
@@ -67,6 +69,10 @@ class FakeRun:
             self.was_cancelled = True
             raise
 
+    def update(self, order: StartRun) -> None:
+        """Note that an order for this very run came."""
+        self.updates.append(order)
+
     def renew(self, token: Token) -> None:
         self.tokens.append(token)
 
@@ -74,7 +80,9 @@ class FakeRun:
         return self.result(Outcome.CANCELLED)
 
     def result(self, outcome: Outcome = Outcome.SUCCEEDED) -> RunEnded:
-        return RunEnded(self.job, self.order.run, outcome, Counts(files_copied=3))
+        return RunEnded(
+            self.job, self.order.run, outcome, Counts(files_copied=3), generation=self.generation
+        )
 
     def finish(self, outcome: Outcome = Outcome.SUCCEEDED) -> None:
         self.end.set_result(self.result(outcome))
@@ -84,7 +92,11 @@ class Workbench:
     """One worker's `Sessions` and what a test needs around it."""
 
     def __init__(
-        self, directory: Path, *, name: str = "w1", accepted: frozenset[int] = frozenset()
+        self,
+        directory: Path,
+        *,
+        name: str = "w1",
+        max_runs: int | None = None,
     ) -> None:
         for root in ("data", "more", "ro"):
             (directory / root).mkdir(exist_ok=True)
@@ -106,8 +118,8 @@ class Workbench:
             roots=self.roots,
             journal=self.journal,
             clock=self.clock,
-            accepted_clusters=accepted,
             starts_run=self._starts_run,
+            room=Room(max_runs),
         )
 
     def _starts_run(self, session: Session, order: StartRun) -> FakeRun:
@@ -171,8 +183,10 @@ def assignment(
     source: Member | object = None,
     targets: object = None,
     generation: object = 1,
+    rule: object = Rule.MIRROR,
 ) -> Assignment:
     here = source if isinstance(source, Member) else Member("w1", "data", b"", "127.0.0.1:1")
     there = targets if isinstance(targets, tuple) else (Member("w2", "data", b"", "127.0.0.1:2"),)
     assert isinstance(generation, int)
-    return Assignment(job, generation, here, there, MirrorOptions())
+    assert isinstance(rule, Rule)
+    return Assignment(job, generation, (here, *there), RunOptions(rule=rule))

@@ -3,8 +3,10 @@
 isort:skip_file
 What the services of Baton share."""
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf.internal import containers as _containers
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -182,6 +184,7 @@ class PlannedChange(_message.Message):
     ACTION_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
     SIZE_FIELD_NUMBER: _builtins.int
+    ORIGIN_FIELD_NUMBER: _builtins.int
     path: _builtins.bytes
     member: _builtins.str
     action: _builtins.str
@@ -189,6 +192,8 @@ class PlannedChange(_message.Message):
     kind: _builtins.str
     """file, directory, symlink"""
     size: _builtins.int
+    origin: _builtins.bytes
+    """of a rename: the path before"""
     def __init__(
         self,
         *,
@@ -197,11 +202,255 @@ class PlannedChange(_message.Message):
         action: _builtins.str = ...,
         kind: _builtins.str = ...,
         size: _builtins.int = ...,
+        origin: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "kind", b"kind", "member", b"member", "path", b"path", "size", b"size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "kind", b"kind", "member", b"member", "origin", b"origin", "path", b"path", "size", b"size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PlannedChange: _TypeAlias = PlannedChange  # noqa: Y015
+
+@_typing.final
+class ListTrashRequest(_message.Message):
+    """The trash of one root of one worker. Asked of any coordinator, which asks the worker."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKER_FIELD_NUMBER: _builtins.int
+    ROOT_FIELD_NUMBER: _builtins.int
+    DATE_FIELD_NUMBER: _builtins.int
+    BELOW_FIELD_NUMBER: _builtins.int
+    worker: _builtins.str
+    root: _builtins.str
+    date: _builtins.str
+    """YYYY-MM-DD; empty for every day"""
+    below: _builtins.bytes
+    """a path as seen from the root; empty for all"""
+    def __init__(
+        self,
+        *,
+        worker: _builtins.str = ...,
+        root: _builtins.str = ...,
+        date: _builtins.str = ...,
+        below: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["below", b"below", "date", b"date", "root", b"root", "worker", b"worker"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListTrashRequest: _TypeAlias = ListTrashRequest  # noqa: Y015
+
+@_typing.final
+class TrashedEntry(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATE_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    MTIME_NS_FIELD_NUMBER: _builtins.int
+    date: _builtins.str
+    path: _builtins.bytes
+    """as seen from the root"""
+    kind: _builtins.str
+    size: _builtins.int
+    mtime_ns: _builtins.int
+    def __init__(
+        self,
+        *,
+        date: _builtins.str = ...,
+        path: _builtins.bytes = ...,
+        kind: _builtins.str = ...,
+        size: _builtins.int = ...,
+        mtime_ns: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["date", b"date", "kind", b"kind", "mtime_ns", b"mtime_ns", "path", b"path", "size", b"size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TrashedEntry: _TypeAlias = TrashedEntry  # noqa: Y015
+
+@_typing.final
+class ListTrashResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___TrashedEntry]: ...
+    def __init__(
+        self,
+        *,
+        entries: _abc.Iterable[Global___TrashedEntry] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListTrashResponse: _TypeAlias = ListTrashResponse  # noqa: Y015
+
+@_typing.final
+class RestoreTrashRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKER_FIELD_NUMBER: _builtins.int
+    ROOT_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    DATE_FIELD_NUMBER: _builtins.int
+    TO_FIELD_NUMBER: _builtins.int
+    worker: _builtins.str
+    root: _builtins.str
+    path: _builtins.bytes
+    date: _builtins.str
+    to: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        worker: _builtins.str = ...,
+        root: _builtins.str = ...,
+        path: _builtins.bytes = ...,
+        date: _builtins.str = ...,
+        to: _builtins.bytes | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_to", b"_to", "to", b"to"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_to", b"_to", "date", b"date", "path", b"path", "root", b"root", "to", b"to", "worker", b"worker"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__to: _TypeAlias = _typing.Literal["to"]  # noqa: Y015
+    _WhichOneofArgType__to: _TypeAlias = _typing.Literal["_to", b"_to"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__to) -> _WhichOneofReturnType__to | None: ...
+
+Global___RestoreTrashRequest: _TypeAlias = RestoreTrashRequest  # noqa: Y015
+
+@_typing.final
+class RestoreTrashResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESTORED_FIELD_NUMBER: _builtins.int
+    PATHS_FIELD_NUMBER: _builtins.int
+    DATE_FIELD_NUMBER: _builtins.int
+    IN_THE_WAY_FIELD_NUMBER: _builtins.int
+    LEFT_FIELD_NUMBER: _builtins.int
+    restored: _builtins.int
+    date: _builtins.str
+    in_the_way: _builtins.int
+    @_builtins.property
+    def paths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """of these, the first"""
+
+    @_builtins.property
+    def left(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """what was left in the trash, since something is there: the first"""
+
+    def __init__(
+        self,
+        *,
+        restored: _builtins.int = ...,
+        paths: _abc.Iterable[_builtins.bytes] | None = ...,
+        date: _builtins.str = ...,
+        in_the_way: _builtins.int = ...,
+        left: _abc.Iterable[_builtins.bytes] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["date", b"date", "in_the_way", b"in_the_way", "left", b"left", "paths", b"paths", "restored", b"restored"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RestoreTrashResponse: _TypeAlias = RestoreTrashResponse  # noqa: Y015
+
+@_typing.final
+class PurgeTrashRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKER_FIELD_NUMBER: _builtins.int
+    ROOT_FIELD_NUMBER: _builtins.int
+    OLDER_THAN_S_FIELD_NUMBER: _builtins.int
+    worker: _builtins.str
+    root: _builtins.str
+    older_than_s: _builtins.int
+    def __init__(
+        self,
+        *,
+        worker: _builtins.str = ...,
+        root: _builtins.str = ...,
+        older_than_s: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_older_than_s", b"_older_than_s", "older_than_s", b"older_than_s"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_older_than_s", b"_older_than_s", "older_than_s", b"older_than_s", "root", b"root", "worker", b"worker"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__older_than_s: _TypeAlias = _typing.Literal["older_than_s"]  # noqa: Y015
+    _WhichOneofArgType__older_than_s: _TypeAlias = _typing.Literal["_older_than_s", b"_older_than_s"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__older_than_s) -> _WhichOneofReturnType__older_than_s | None: ...
+
+Global___PurgeTrashRequest: _TypeAlias = PurgeTrashRequest  # noqa: Y015
+
+@_typing.final
+class PurgeTrashResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DAYS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def days(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        days: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["days", b"days"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PurgeTrashResponse: _TypeAlias = PurgeTrashResponse  # noqa: Y015
+
+@_typing.final
+class Watch(_message.Message):
+    """How a worker watches one of its roots."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODE_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    PHASE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    DIRECTORIES_FIELD_NUMBER: _builtins.int
+    PENDING_FIELD_NUMBER: _builtins.int
+    mode: _builtins.str
+    """auto, always or never: what its configuration says"""
+    source: _builtins.str
+    """events, polling or none"""
+    phase: _builtins.str
+    """idle, scanning, watching or degraded"""
+    reason: _builtins.str
+    """why it scans or is degraded, and what to do"""
+    directories: _builtins.int
+    """that the kernel watches"""
+    pending: _builtins.int
+    """changes that are not everywhere yet, summed over those who want them"""
+    def __init__(
+        self,
+        *,
+        mode: _builtins.str = ...,
+        source: _builtins.str = ...,
+        phase: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        directories: _builtins.int = ...,
+        pending: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["directories", b"directories", "mode", b"mode", "pending", b"pending", "phase", b"phase", "reason", b"reason", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Watch: _TypeAlias = Watch  # noqa: Y015

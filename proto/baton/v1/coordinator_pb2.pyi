@@ -46,6 +46,7 @@ class ClusterStatus(_message.Message):
     WORKERS_FIELD_NUMBER: _builtins.int
     JOBS_FIELD_NUMBER: _builtins.int
     ANSWERED_BY_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     answered_by: _builtins.str
     @_builtins.property
     def coordinators(self) -> _containers.RepeatedCompositeFieldContainer[Global___CoordinatorInfo]: ...
@@ -53,6 +54,8 @@ class ClusterStatus(_message.Message):
     def workers(self) -> _containers.RepeatedCompositeFieldContainer[Global___WorkerInfo]: ...
     @_builtins.property
     def jobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobStatus]: ...
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
         self,
         *,
@@ -60,10 +63,11 @@ class ClusterStatus(_message.Message):
         workers: _abc.Iterable[Global___WorkerInfo] | None = ...,
         jobs: _abc.Iterable[Global___JobStatus] | None = ...,
         answered_by: _builtins.str = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered_by", b"answered_by", "coordinators", b"coordinators", "jobs", b"jobs", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered_by", b"answered_by", "coordinators", b"coordinators", "jobs", b"jobs", "warnings", b"warnings", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -95,6 +99,9 @@ class CoordinatorInfo(_message.Message):
     SINCE_FIELD_NUMBER: _builtins.int
     JOBS_OWNED_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
+    HELD_UNTIL_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
+    CLOCK_OFFSET_S_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     address: _builtins.str
     http: _builtins.str
@@ -102,6 +109,10 @@ class CoordinatorInfo(_message.Message):
     since: _builtins.str
     jobs_owned: _builtins.int
     draining: _builtins.bool
+    held_until: _builtins.str
+    held: _builtins.str
+    clock_offset_s: _builtins.float
+    """its clock less that of the one that answers"""
     def __init__(
         self,
         *,
@@ -112,12 +123,17 @@ class CoordinatorInfo(_message.Message):
         since: _builtins.str = ...,
         jobs_owned: _builtins.int = ...,
         draining: _builtins.bool = ...,
+        held_until: _builtins.str = ...,
+        held: _builtins.str = ...,
+        clock_offset_s: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_clock_offset_s", b"_clock_offset_s", "clock_offset_s", b"clock_offset_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "draining", b"draining", "http", b"http", "jobs_owned", b"jobs_owned", "name", b"name", "since", b"since", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_clock_offset_s", b"_clock_offset_s", "address", b"address", "clock_offset_s", b"clock_offset_s", "draining", b"draining", "held", b"held", "held_until", b"held_until", "http", b"http", "jobs_owned", b"jobs_owned", "name", b"name", "since", b"since", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__clock_offset_s: _TypeAlias = _typing.Literal["clock_offset_s"]  # noqa: Y015
+    _WhichOneofArgType__clock_offset_s: _TypeAlias = _typing.Literal["_clock_offset_s", b"_clock_offset_s"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__clock_offset_s) -> _WhichOneofReturnType__clock_offset_s | None: ...
 
 Global___CoordinatorInfo: _TypeAlias = CoordinatorInfo  # noqa: Y015
 
@@ -220,11 +236,14 @@ class WorkerRoot(_message.Message):
     READ_ONLY_FIELD_NUMBER: _builtins.int
     AVAILABLE_FIELD_NUMBER: _builtins.int
     FREE_BYTES_FIELD_NUMBER: _builtins.int
+    WATCH_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     path: _builtins.str
     read_only: _builtins.bool
     available: _builtins.bool
     free_bytes: _builtins.int
+    @_builtins.property
+    def watch(self) -> _common_pb2.Watch: ...
     def __init__(
         self,
         *,
@@ -233,10 +252,11 @@ class WorkerRoot(_message.Message):
         read_only: _builtins.bool = ...,
         available: _builtins.bool = ...,
         free_bytes: _builtins.int = ...,
+        watch: _common_pb2.Watch | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["watch", b"watch"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["available", b"available", "free_bytes", b"free_bytes", "name", b"name", "path", b"path", "read_only", b"read_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["available", b"available", "free_bytes", b"free_bytes", "name", b"name", "path", b"path", "read_only", b"read_only", "watch", b"watch"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -374,6 +394,56 @@ class WorkerTest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WorkerTest: _TypeAlias = WorkerTest  # noqa: Y015
+
+@_typing.final
+class AcceptAtWorkerRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AcceptAtWorkerRequest: _TypeAlias = AcceptAtWorkerRequest  # noqa: Y015
+
+@_typing.final
+class AcceptAtWorkerResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    CLUSTER_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    FORGOTTEN_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    cluster: _builtins.str
+    """its id, in hex"""
+    revision: _builtins.int
+    """that it has come to"""
+    forgotten: _builtins.int
+    """tokens that were not of it"""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        cluster: _builtins.str = ...,
+        revision: _builtins.int = ...,
+        forgotten: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "forgotten", b"forgotten", "name", b"name", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AcceptAtWorkerResponse: _TypeAlias = AcceptAtWorkerResponse  # noqa: Y015
 
 @_typing.final
 class ApplyJobsRequest(_message.Message):
@@ -555,6 +625,7 @@ class JobStatus(_message.Message):
     LAST_SUCCESS_FIELD_NUMBER: _builtins.int
     EXPOSURE_FIELD_NUMBER: _builtins.int
     GENERATION_FIELD_NUMBER: _builtins.int
+    TAKEOVER_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     spec: _builtins.bytes
     phase: _builtins.str
@@ -570,6 +641,8 @@ class JobStatus(_message.Message):
     generation: _builtins.int
     @_builtins.property
     def exposure(self) -> _containers.RepeatedCompositeFieldContainer[Global___TargetExposure]: ...
+    @_builtins.property
+    def takeover(self) -> Global___Takeover: ...
     def __init__(
         self,
         *,
@@ -587,14 +660,49 @@ class JobStatus(_message.Message):
         last_success: _builtins.str = ...,
         exposure: _abc.Iterable[Global___TargetExposure] | None = ...,
         generation: _builtins.int = ...,
+        takeover: Global___Takeover | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["takeover", b"takeover"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["exposure", b"exposure", "generation", b"generation", "last_outcome", b"last_outcome", "last_run", b"last_run", "last_success", b"last_success", "lease_ttl_s", b"lease_ttl_s", "name", b"name", "next_due", b"next_due", "owner", b"owner", "owner_since", b"owner_since", "phase", b"phase", "reason", b"reason", "spec", b"spec", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exposure", b"exposure", "generation", b"generation", "last_outcome", b"last_outcome", "last_run", b"last_run", "last_success", b"last_success", "lease_ttl_s", b"lease_ttl_s", "name", b"name", "next_due", b"next_due", "owner", b"owner", "owner_since", b"owner_since", "phase", b"phase", "reason", b"reason", "spec", b"spec", "takeover", b"takeover", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___JobStatus: _TypeAlias = JobStatus  # noqa: Y015
+
+@_typing.final
+class Takeover(_message.Message):
+    """Who would take a job over if its owner went now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NEXT_OWNER_FIELD_NUMBER: _builtins.int
+    RULE_FIELD_NUMBER: _builtins.int
+    WORST_S_FIELD_NUMBER: _builtins.int
+    WORST_WITH_ETCD_S_FIELD_NUMBER: _builtins.int
+    WARNING_FIELD_NUMBER: _builtins.int
+    next_owner: _builtins.str
+    """empty: nobody"""
+    rule: _builtins.str
+    worst_s: _builtins.float
+    worst_with_etcd_s: _builtins.float
+    warning: _builtins.str
+    def __init__(
+        self,
+        *,
+        next_owner: _builtins.str = ...,
+        rule: _builtins.str = ...,
+        worst_s: _builtins.float = ...,
+        worst_with_etcd_s: _builtins.float = ...,
+        warning: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_owner", b"next_owner", "rule", b"rule", "warning", b"warning", "worst_s", b"worst_s", "worst_with_etcd_s", b"worst_with_etcd_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Takeover: _TypeAlias = Takeover  # noqa: Y015
 
 @_typing.final
 class DeleteJobRequest(_message.Message):
@@ -657,8 +765,14 @@ class ExplainJobResponse(_message.Message):
     OWNER_FIELD_NUMBER: _builtins.int
     REASONS_FIELD_NUMBER: _builtins.int
     ORDER_FIELD_NUMBER: _builtins.int
+    NEXT_OWNER_FIELD_NUMBER: _builtins.int
+    TAKEOVER_S_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     owner: _builtins.str
+    next_owner: _builtins.str
+    """who takes it when the owner goes; empty: nobody"""
+    takeover_s: _builtins.float
+    """how long that takes at worst"""
     @_builtins.property
     def reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -672,14 +786,412 @@ class ExplainJobResponse(_message.Message):
         owner: _builtins.str = ...,
         reasons: _abc.Iterable[_builtins.str] | None = ...,
         order: _abc.Iterable[_builtins.str] | None = ...,
+        next_owner: _builtins.str = ...,
+        takeover_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "order", b"order", "owner", b"owner", "reasons", b"reasons"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "next_owner", b"next_owner", "order", b"order", "owner", b"owner", "reasons", b"reasons", "takeover_s", b"takeover_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ExplainJobResponse: _TypeAlias = ExplainJobResponse  # noqa: Y015
+
+@_typing.final
+class PauseJobRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseJobRequest: _TypeAlias = PauseJobRequest  # noqa: Y015
+
+@_typing.final
+class ResumeJobRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeJobRequest: _TypeAlias = ResumeJobRequest  # noqa: Y015
+
+@_typing.final
+class RestartJobRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    FORWARDED_FIELD_NUMBER: _builtins.int
+    BY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    forwarded: _builtins.bool
+    by: _builtins.str
+    """who asked, said by the coordinator that passes it on"""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        forwarded: _builtins.bool = ...,
+        by: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "forwarded", b"forwarded", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RestartJobRequest: _TypeAlias = RestartJobRequest  # noqa: Y015
+
+@_typing.final
+class DrillJobRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    FORWARDED_FIELD_NUMBER: _builtins.int
+    BY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    forwarded: _builtins.bool
+    by: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        forwarded: _builtins.bool = ...,
+        by: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "forwarded", b"forwarded", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DrillJobRequest: _TypeAlias = DrillJobRequest  # noqa: Y015
+
+@_typing.final
+class DrillReport(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
+    NEXT_OWNER_FIELD_NUMBER: _builtins.int
+    LEASE_TTL_S_FIELD_NUMBER: _builtins.int
+    DETECTION_S_FIELD_NUMBER: _builtins.int
+    CLAIM_S_FIELD_NUMBER: _builtins.int
+    ADOPTION_S_FIELD_NUMBER: _builtins.int
+    TOTAL_S_FIELD_NUMBER: _builtins.int
+    RUN_FIELD_NUMBER: _builtins.int
+    EXPOSURE_BEFORE_FIELD_NUMBER: _builtins.int
+    EXPOSURE_FIELD_NUMBER: _builtins.int
+    job: _builtins.str
+    owner: _builtins.str
+    """who lost it"""
+    next_owner: _builtins.str
+    """who has it now"""
+    lease_ttl_s: _builtins.float
+    detection_s: _builtins.float
+    """from the last word of the owner to its key's end"""
+    claim_s: _builtins.float
+    """from there to the next owner's key"""
+    adoption_s: _builtins.float
+    """from there to orders given again"""
+    total_s: _builtins.float
+    run: _builtins.str
+    """that went on meanwhile; empty: none"""
+    @_builtins.property
+    def exposure_before(self) -> _containers.RepeatedCompositeFieldContainer[Global___TargetExposure]: ...
+    @_builtins.property
+    def exposure(self) -> _containers.RepeatedCompositeFieldContainer[Global___TargetExposure]:
+        """the highest seen until orders were given again"""
+
+    def __init__(
+        self,
+        *,
+        job: _builtins.str = ...,
+        owner: _builtins.str = ...,
+        next_owner: _builtins.str = ...,
+        lease_ttl_s: _builtins.float = ...,
+        detection_s: _builtins.float = ...,
+        claim_s: _builtins.float = ...,
+        adoption_s: _builtins.float = ...,
+        total_s: _builtins.float = ...,
+        run: _builtins.str = ...,
+        exposure_before: _abc.Iterable[Global___TargetExposure] | None = ...,
+        exposure: _abc.Iterable[Global___TargetExposure] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adoption_s", b"adoption_s", "claim_s", b"claim_s", "detection_s", b"detection_s", "exposure", b"exposure", "exposure_before", b"exposure_before", "job", b"job", "lease_ttl_s", b"lease_ttl_s", "next_owner", b"next_owner", "owner", b"owner", "run", b"run", "total_s", b"total_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DrillReport: _TypeAlias = DrillReport  # noqa: Y015
+
+@_typing.final
+class AwaitOwnerRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AwaitOwnerRequest: _TypeAlias = AwaitOwnerRequest  # noqa: Y015
+
+@_typing.final
+class AwaitOwnerResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AwaitOwnerResponse: _TypeAlias = AwaitOwnerResponse  # noqa: Y015
+
+@_typing.final
+class DiagnoseRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLOCK_ONLY_FIELD_NUMBER: _builtins.int
+    clock_only: _builtins.bool
+    def __init__(
+        self,
+        *,
+        clock_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock_only", b"clock_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DiagnoseRequest: _TypeAlias = DiagnoseRequest  # noqa: Y015
+
+@_typing.final
+class Check(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    LEVEL_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    ADVICE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    level: _builtins.str
+    """ok, warning, failed"""
+    detail: _builtins.str
+    advice: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        level: _builtins.str = ...,
+        detail: _builtins.str = ...,
+        advice: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["advice", b"advice", "detail", b"detail", "level", b"level", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Check: _TypeAlias = Check  # noqa: Y015
+
+@_typing.final
+class DiagnoseResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    NOW_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    CHECKS_FIELD_NUMBER: _builtins.int
+    node: _builtins.str
+    now: _builtins.str
+    version: _builtins.str
+    @_builtins.property
+    def checks(self) -> _containers.RepeatedCompositeFieldContainer[Global___Check]: ...
+    def __init__(
+        self,
+        *,
+        node: _builtins.str = ...,
+        now: _builtins.str = ...,
+        version: _builtins.str = ...,
+        checks: _abc.Iterable[Global___Check] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checks", b"checks", "node", b"node", "now", b"now", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DiagnoseResponse: _TypeAlias = DiagnoseResponse  # noqa: Y015
+
+@_typing.final
+class VerifyLedgerRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    job: _builtins.str
+    """empty: all jobs"""
+    def __init__(
+        self,
+        *,
+        job: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VerifyLedgerRequest: _TypeAlias = VerifyLedgerRequest  # noqa: Y015
+
+@_typing.final
+class LedgerFinding(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WHAT_FIELD_NUMBER: _builtins.int
+    RUNS_FIELD_NUMBER: _builtins.int
+    what: _builtins.str
+    @_builtins.property
+    def runs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """that show it"""
+
+    def __init__(
+        self,
+        *,
+        what: _builtins.str = ...,
+        runs: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["runs", b"runs", "what", b"what"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LedgerFinding: _TypeAlias = LedgerFinding  # noqa: Y015
+
+@_typing.final
+class LedgerProof(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    RECORDS_FIELD_NUMBER: _builtins.int
+    INSTANTS_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    FINDINGS_FIELD_NUMBER: _builtins.int
+    job: _builtins.str
+    records: _builtins.int
+    instants: _builtins.int
+    attempts: _builtins.int
+    @_builtins.property
+    def findings(self) -> _containers.RepeatedCompositeFieldContainer[Global___LedgerFinding]:
+        """those with the fewest runs first"""
+
+    def __init__(
+        self,
+        *,
+        job: _builtins.str = ...,
+        records: _builtins.int = ...,
+        instants: _builtins.int = ...,
+        attempts: _builtins.int = ...,
+        findings: _abc.Iterable[Global___LedgerFinding] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "findings", b"findings", "instants", b"instants", "job", b"job", "records", b"records"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LedgerProof: _TypeAlias = LedgerProof  # noqa: Y015
+
+@_typing.final
+class VerifyLedgerResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOBS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def jobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___LedgerProof]: ...
+    def __init__(
+        self,
+        *,
+        jobs: _abc.Iterable[Global___LedgerProof] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["jobs", b"jobs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VerifyLedgerResponse: _TypeAlias = VerifyLedgerResponse  # noqa: Y015
+
+@_typing.final
+class DrainCoordinatorRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DrainCoordinatorRequest: _TypeAlias = DrainCoordinatorRequest  # noqa: Y015
+
+@_typing.final
+class UndrainCoordinatorRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UndrainCoordinatorRequest: _TypeAlias = UndrainCoordinatorRequest  # noqa: Y015
 
 @_typing.final
 class RunJobRequest(_message.Message):
@@ -687,17 +1199,21 @@ class RunJobRequest(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     FORWARDED_FIELD_NUMBER: _builtins.int
+    BY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     forwarded: _builtins.bool
+    by: _builtins.str
+    """who asked, said by the coordinator that passes it on"""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         forwarded: _builtins.bool = ...,
+        by: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["forwarded", b"forwarded", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "forwarded", b"forwarded", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -731,17 +1247,21 @@ class PreviewJobRequest(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     FORWARDED_FIELD_NUMBER: _builtins.int
+    VERIFY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     forwarded: _builtins.bool
+    verify: _builtins.bool
+    """compare the members instead: the changes are the differences then"""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         forwarded: _builtins.bool = ...,
+        verify: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["forwarded", b"forwarded", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["forwarded", b"forwarded", "name", b"name", "verify", b"verify"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -758,9 +1278,12 @@ class PreviewJobResponse(_message.Message):
     HOLDS_FIELD_NUMBER: _builtins.int
     ENDED_FIELD_NUMBER: _builtins.int
     OUTCOME_FIELD_NUMBER: _builtins.int
+    FILES_FIELD_NUMBER: _builtins.int
     ended: _builtins.bool
     outcome: _builtins.str
     """succeeded, failed, blocked"""
+    files: _builtins.int
+    """at the end: that were looked at, or compared"""
     @_builtins.property
     def changes(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.PlannedChange]: ...
     @_builtins.property
@@ -775,10 +1298,11 @@ class PreviewJobResponse(_message.Message):
         holds: _abc.Iterable[_common_pb2.Hold] | None = ...,
         ended: _builtins.bool = ...,
         outcome: _builtins.str = ...,
+        files: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "ended", b"ended", "holds", b"holds", "outcome", b"outcome", "problems", b"problems"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "ended", b"ended", "files", b"files", "holds", b"holds", "outcome", b"outcome", "problems", b"problems"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -833,6 +1357,8 @@ class Run(_message.Message):
     PLAN_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
+    CONFLICT_PATHS_FIELD_NUMBER: _builtins.int
+    MONITOR_FIELD_NUMBER: _builtins.int
     job: _builtins.str
     id: _builtins.str
     due: _builtins.str
@@ -855,6 +1381,14 @@ class Run(_message.Message):
     def progress(self) -> _common_pb2.Progress:
         """while it runs"""
 
+    @_builtins.property
+    def conflict_paths(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Problem]:
+        """not among the problems"""
+
+    @_builtins.property
+    def monitor(self) -> Global___RunMonitor:
+        """of a run that follows changes and does not end"""
+
     def __init__(
         self,
         *,
@@ -872,14 +1406,50 @@ class Run(_message.Message):
         plan: _builtins.str = ...,
         reason: _builtins.str = ...,
         progress: _common_pb2.Progress | None = ...,
+        conflict_paths: _abc.Iterable[_common_pb2.Problem] | None = ...,
+        monitor: Global___RunMonitor | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "progress", b"progress"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "monitor", b"monitor", "progress", b"progress"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "counts", b"counts", "due", b"due", "ended", b"ended", "holds", b"holds", "id", b"id", "job", b"job", "outcome", b"outcome", "plan", b"plan", "problems", b"problems", "problems_total", b"problems_total", "progress", b"progress", "reason", b"reason", "started", b"started"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "conflict_paths", b"conflict_paths", "counts", b"counts", "due", b"due", "ended", b"ended", "holds", b"holds", "id", b"id", "job", b"job", "monitor", b"monitor", "outcome", b"outcome", "plan", b"plan", "problems", b"problems", "problems_total", b"problems_total", "progress", b"progress", "reason", b"reason", "started", b"started"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Run: _TypeAlias = Run  # noqa: Y015
+
+@_typing.final
+class RunMonitor(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AUDITS_FIELD_NUMBER: _builtins.int
+    AUDIT_FOUND_FIELD_NUMBER: _builtins.int
+    AUDITS_ASKED_FIELD_NUMBER: _builtins.int
+    AUDITS_ANSWERED_FIELD_NUMBER: _builtins.int
+    DEGRADED_FIELD_NUMBER: _builtins.int
+    audits: _builtins.int
+    """whole comparisons after the first"""
+    audit_found: _builtins.int
+    """what those found that no event had told"""
+    audits_asked: _builtins.int
+    audits_answered: _builtins.int
+    degraded: _builtins.str
+    """why changes may be found by comparing only"""
+    def __init__(
+        self,
+        *,
+        audits: _builtins.int = ...,
+        audit_found: _builtins.int = ...,
+        audits_asked: _builtins.int = ...,
+        audits_answered: _builtins.int = ...,
+        degraded: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit_found", b"audit_found", "audits", b"audits", "audits_answered", b"audits_answered", "audits_asked", b"audits_asked", "degraded", b"degraded"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunMonitor: _TypeAlias = RunMonitor  # noqa: Y015
 
 @_typing.final
 class ListRunsRequest(_message.Message):

@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from baton.v1 import common_pb2 as baton_dot_v1_dot_common__pb2
 from baton.v1 import coordinator_pb2 as baton_dot_v1_dot_coordinator__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
@@ -69,6 +70,11 @@ class CoordinatorStub:
                 request_serializer=baton_dot_v1_dot_coordinator__pb2.TestWorkerRequest.SerializeToString,
                 response_deserializer=baton_dot_v1_dot_coordinator__pb2.WorkerTest.FromString,
                 _registered_method=True)
+        self.AcceptAtWorker = channel.unary_unary(
+                '/baton.v1.Coordinator/AcceptAtWorker',
+                request_serializer=baton_dot_v1_dot_coordinator__pb2.AcceptAtWorkerRequest.SerializeToString,
+                response_deserializer=baton_dot_v1_dot_coordinator__pb2.AcceptAtWorkerResponse.FromString,
+                _registered_method=True)
         self.ApplyJobs = channel.unary_unary(
                 '/baton.v1.Coordinator/ApplyJobs',
                 request_serializer=baton_dot_v1_dot_coordinator__pb2.ApplyJobsRequest.SerializeToString,
@@ -93,6 +99,51 @@ class CoordinatorStub:
                 '/baton.v1.Coordinator/ExplainJob',
                 request_serializer=baton_dot_v1_dot_coordinator__pb2.ExplainJobRequest.SerializeToString,
                 response_deserializer=baton_dot_v1_dot_coordinator__pb2.ExplainJobResponse.FromString,
+                _registered_method=True)
+        self.PauseJob = channel.unary_unary(
+                '/baton.v1.Coordinator/PauseJob',
+                request_serializer=baton_dot_v1_dot_coordinator__pb2.PauseJobRequest.SerializeToString,
+                response_deserializer=baton_dot_v1_dot_coordinator__pb2.JobStatus.FromString,
+                _registered_method=True)
+        self.ResumeJob = channel.unary_unary(
+                '/baton.v1.Coordinator/ResumeJob',
+                request_serializer=baton_dot_v1_dot_coordinator__pb2.ResumeJobRequest.SerializeToString,
+                response_deserializer=baton_dot_v1_dot_coordinator__pb2.JobStatus.FromString,
+                _registered_method=True)
+        self.RestartJob = channel.unary_unary(
+                '/baton.v1.Coordinator/RestartJob',
+                request_serializer=baton_dot_v1_dot_coordinator__pb2.RestartJobRequest.SerializeToString,
+                response_deserializer=baton_dot_v1_dot_coordinator__pb2.JobStatus.FromString,
+                _registered_method=True)
+        self.DrainCoordinator = channel.unary_unary(
+                '/baton.v1.Coordinator/DrainCoordinator',
+                request_serializer=baton_dot_v1_dot_coordinator__pb2.DrainCoordinatorRequest.SerializeToString,
+                response_deserializer=baton_dot_v1_dot_coordinator__pb2.CoordinatorInfo.FromString,
+                _registered_method=True)
+        self.UndrainCoordinator = channel.unary_unary(
+                '/baton.v1.Coordinator/UndrainCoordinator',
+                request_serializer=baton_dot_v1_dot_coordinator__pb2.UndrainCoordinatorRequest.SerializeToString,
+                response_deserializer=baton_dot_v1_dot_coordinator__pb2.CoordinatorInfo.FromString,
+                _registered_method=True)
+        self.DrillJob = channel.unary_unary(
+                '/baton.v1.Coordinator/DrillJob',
+                request_serializer=baton_dot_v1_dot_coordinator__pb2.DrillJobRequest.SerializeToString,
+                response_deserializer=baton_dot_v1_dot_coordinator__pb2.DrillReport.FromString,
+                _registered_method=True)
+        self.AwaitOwner = channel.unary_unary(
+                '/baton.v1.Coordinator/AwaitOwner',
+                request_serializer=baton_dot_v1_dot_coordinator__pb2.AwaitOwnerRequest.SerializeToString,
+                response_deserializer=baton_dot_v1_dot_coordinator__pb2.AwaitOwnerResponse.FromString,
+                _registered_method=True)
+        self.Diagnose = channel.unary_unary(
+                '/baton.v1.Coordinator/Diagnose',
+                request_serializer=baton_dot_v1_dot_coordinator__pb2.DiagnoseRequest.SerializeToString,
+                response_deserializer=baton_dot_v1_dot_coordinator__pb2.DiagnoseResponse.FromString,
+                _registered_method=True)
+        self.VerifyLedger = channel.unary_unary(
+                '/baton.v1.Coordinator/VerifyLedger',
+                request_serializer=baton_dot_v1_dot_coordinator__pb2.VerifyLedgerRequest.SerializeToString,
+                response_deserializer=baton_dot_v1_dot_coordinator__pb2.VerifyLedgerResponse.FromString,
                 _registered_method=True)
         self.RunJob = channel.unary_unary(
                 '/baton.v1.Coordinator/RunJob',
@@ -128,6 +179,21 @@ class CoordinatorStub:
                 '/baton.v1.Coordinator/CancelRun',
                 request_serializer=baton_dot_v1_dot_coordinator__pb2.CancelRunRequest.SerializeToString,
                 response_deserializer=baton_dot_v1_dot_coordinator__pb2.Run.FromString,
+                _registered_method=True)
+        self.ListTrash = channel.unary_stream(
+                '/baton.v1.Coordinator/ListTrash',
+                request_serializer=baton_dot_v1_dot_common__pb2.ListTrashRequest.SerializeToString,
+                response_deserializer=baton_dot_v1_dot_common__pb2.ListTrashResponse.FromString,
+                _registered_method=True)
+        self.RestoreTrash = channel.unary_unary(
+                '/baton.v1.Coordinator/RestoreTrash',
+                request_serializer=baton_dot_v1_dot_common__pb2.RestoreTrashRequest.SerializeToString,
+                response_deserializer=baton_dot_v1_dot_common__pb2.RestoreTrashResponse.FromString,
+                _registered_method=True)
+        self.PurgeTrash = channel.unary_unary(
+                '/baton.v1.Coordinator/PurgeTrash',
+                request_serializer=baton_dot_v1_dot_common__pb2.PurgeTrashRequest.SerializeToString,
+                response_deserializer=baton_dot_v1_dot_common__pb2.PurgeTrashResponse.FromString,
                 _registered_method=True)
 
 
@@ -176,6 +242,13 @@ class CoordinatorServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AcceptAtWorker(self, request, context):
+        """Have a worker take tokens of our etcd cluster as it is now, after it was replaced or set back.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ApplyJobs(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -201,6 +274,65 @@ class CoordinatorServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ExplainJob(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PauseJob(self, request, context):
+        """What an operator said holds until somebody says otherwise, whichever coordinators die.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeJob(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RestartJob(self, request, context):
+        """Answers when the job has its new owner, or none was found.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DrainCoordinator(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UndrainCoordinator(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DrillJob(self, request, context):
+        """Answers when the lease was lost on purpose and the next owner has gone on: TTL and a second.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AwaitOwner(self, request, context):
+        """Of an owner: answers when it knows the job's past and has adopted its run.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Diagnose(self, request, context):
+        """What this very coordinator finds: its clock at once, the rest within 8 s.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def VerifyLedger(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -249,6 +381,25 @@ class CoordinatorServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListTrash(self, request, context):
+        """What lies in the trash of a root: the worker is asked.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RestoreTrash(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PurgeTrash(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_CoordinatorServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -287,6 +438,11 @@ def add_CoordinatorServicer_to_server(servicer, server):
                     request_deserializer=baton_dot_v1_dot_coordinator__pb2.TestWorkerRequest.FromString,
                     response_serializer=baton_dot_v1_dot_coordinator__pb2.WorkerTest.SerializeToString,
             ),
+            'AcceptAtWorker': grpc.unary_unary_rpc_method_handler(
+                    servicer.AcceptAtWorker,
+                    request_deserializer=baton_dot_v1_dot_coordinator__pb2.AcceptAtWorkerRequest.FromString,
+                    response_serializer=baton_dot_v1_dot_coordinator__pb2.AcceptAtWorkerResponse.SerializeToString,
+            ),
             'ApplyJobs': grpc.unary_unary_rpc_method_handler(
                     servicer.ApplyJobs,
                     request_deserializer=baton_dot_v1_dot_coordinator__pb2.ApplyJobsRequest.FromString,
@@ -311,6 +467,51 @@ def add_CoordinatorServicer_to_server(servicer, server):
                     servicer.ExplainJob,
                     request_deserializer=baton_dot_v1_dot_coordinator__pb2.ExplainJobRequest.FromString,
                     response_serializer=baton_dot_v1_dot_coordinator__pb2.ExplainJobResponse.SerializeToString,
+            ),
+            'PauseJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseJob,
+                    request_deserializer=baton_dot_v1_dot_coordinator__pb2.PauseJobRequest.FromString,
+                    response_serializer=baton_dot_v1_dot_coordinator__pb2.JobStatus.SerializeToString,
+            ),
+            'ResumeJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeJob,
+                    request_deserializer=baton_dot_v1_dot_coordinator__pb2.ResumeJobRequest.FromString,
+                    response_serializer=baton_dot_v1_dot_coordinator__pb2.JobStatus.SerializeToString,
+            ),
+            'RestartJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.RestartJob,
+                    request_deserializer=baton_dot_v1_dot_coordinator__pb2.RestartJobRequest.FromString,
+                    response_serializer=baton_dot_v1_dot_coordinator__pb2.JobStatus.SerializeToString,
+            ),
+            'DrainCoordinator': grpc.unary_unary_rpc_method_handler(
+                    servicer.DrainCoordinator,
+                    request_deserializer=baton_dot_v1_dot_coordinator__pb2.DrainCoordinatorRequest.FromString,
+                    response_serializer=baton_dot_v1_dot_coordinator__pb2.CoordinatorInfo.SerializeToString,
+            ),
+            'UndrainCoordinator': grpc.unary_unary_rpc_method_handler(
+                    servicer.UndrainCoordinator,
+                    request_deserializer=baton_dot_v1_dot_coordinator__pb2.UndrainCoordinatorRequest.FromString,
+                    response_serializer=baton_dot_v1_dot_coordinator__pb2.CoordinatorInfo.SerializeToString,
+            ),
+            'DrillJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.DrillJob,
+                    request_deserializer=baton_dot_v1_dot_coordinator__pb2.DrillJobRequest.FromString,
+                    response_serializer=baton_dot_v1_dot_coordinator__pb2.DrillReport.SerializeToString,
+            ),
+            'AwaitOwner': grpc.unary_unary_rpc_method_handler(
+                    servicer.AwaitOwner,
+                    request_deserializer=baton_dot_v1_dot_coordinator__pb2.AwaitOwnerRequest.FromString,
+                    response_serializer=baton_dot_v1_dot_coordinator__pb2.AwaitOwnerResponse.SerializeToString,
+            ),
+            'Diagnose': grpc.unary_unary_rpc_method_handler(
+                    servicer.Diagnose,
+                    request_deserializer=baton_dot_v1_dot_coordinator__pb2.DiagnoseRequest.FromString,
+                    response_serializer=baton_dot_v1_dot_coordinator__pb2.DiagnoseResponse.SerializeToString,
+            ),
+            'VerifyLedger': grpc.unary_unary_rpc_method_handler(
+                    servicer.VerifyLedger,
+                    request_deserializer=baton_dot_v1_dot_coordinator__pb2.VerifyLedgerRequest.FromString,
+                    response_serializer=baton_dot_v1_dot_coordinator__pb2.VerifyLedgerResponse.SerializeToString,
             ),
             'RunJob': grpc.unary_unary_rpc_method_handler(
                     servicer.RunJob,
@@ -346,6 +547,21 @@ def add_CoordinatorServicer_to_server(servicer, server):
                     servicer.CancelRun,
                     request_deserializer=baton_dot_v1_dot_coordinator__pb2.CancelRunRequest.FromString,
                     response_serializer=baton_dot_v1_dot_coordinator__pb2.Run.SerializeToString,
+            ),
+            'ListTrash': grpc.unary_stream_rpc_method_handler(
+                    servicer.ListTrash,
+                    request_deserializer=baton_dot_v1_dot_common__pb2.ListTrashRequest.FromString,
+                    response_serializer=baton_dot_v1_dot_common__pb2.ListTrashResponse.SerializeToString,
+            ),
+            'RestoreTrash': grpc.unary_unary_rpc_method_handler(
+                    servicer.RestoreTrash,
+                    request_deserializer=baton_dot_v1_dot_common__pb2.RestoreTrashRequest.FromString,
+                    response_serializer=baton_dot_v1_dot_common__pb2.RestoreTrashResponse.SerializeToString,
+            ),
+            'PurgeTrash': grpc.unary_unary_rpc_method_handler(
+                    servicer.PurgeTrash,
+                    request_deserializer=baton_dot_v1_dot_common__pb2.PurgeTrashRequest.FromString,
+                    response_serializer=baton_dot_v1_dot_common__pb2.PurgeTrashResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -548,6 +764,33 @@ class Coordinator:
             _registered_method=True)
 
     @staticmethod
+    def AcceptAtWorker(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.v1.Coordinator/AcceptAtWorker',
+            baton_dot_v1_dot_coordinator__pb2.AcceptAtWorkerRequest.SerializeToString,
+            baton_dot_v1_dot_coordinator__pb2.AcceptAtWorkerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def ApplyJobs(request,
             target,
             options=(),
@@ -672,6 +915,249 @@ class Coordinator:
             '/baton.v1.Coordinator/ExplainJob',
             baton_dot_v1_dot_coordinator__pb2.ExplainJobRequest.SerializeToString,
             baton_dot_v1_dot_coordinator__pb2.ExplainJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.v1.Coordinator/PauseJob',
+            baton_dot_v1_dot_coordinator__pb2.PauseJobRequest.SerializeToString,
+            baton_dot_v1_dot_coordinator__pb2.JobStatus.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.v1.Coordinator/ResumeJob',
+            baton_dot_v1_dot_coordinator__pb2.ResumeJobRequest.SerializeToString,
+            baton_dot_v1_dot_coordinator__pb2.JobStatus.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RestartJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.v1.Coordinator/RestartJob',
+            baton_dot_v1_dot_coordinator__pb2.RestartJobRequest.SerializeToString,
+            baton_dot_v1_dot_coordinator__pb2.JobStatus.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DrainCoordinator(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.v1.Coordinator/DrainCoordinator',
+            baton_dot_v1_dot_coordinator__pb2.DrainCoordinatorRequest.SerializeToString,
+            baton_dot_v1_dot_coordinator__pb2.CoordinatorInfo.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UndrainCoordinator(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.v1.Coordinator/UndrainCoordinator',
+            baton_dot_v1_dot_coordinator__pb2.UndrainCoordinatorRequest.SerializeToString,
+            baton_dot_v1_dot_coordinator__pb2.CoordinatorInfo.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DrillJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.v1.Coordinator/DrillJob',
+            baton_dot_v1_dot_coordinator__pb2.DrillJobRequest.SerializeToString,
+            baton_dot_v1_dot_coordinator__pb2.DrillReport.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AwaitOwner(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.v1.Coordinator/AwaitOwner',
+            baton_dot_v1_dot_coordinator__pb2.AwaitOwnerRequest.SerializeToString,
+            baton_dot_v1_dot_coordinator__pb2.AwaitOwnerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Diagnose(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.v1.Coordinator/Diagnose',
+            baton_dot_v1_dot_coordinator__pb2.DiagnoseRequest.SerializeToString,
+            baton_dot_v1_dot_coordinator__pb2.DiagnoseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def VerifyLedger(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.v1.Coordinator/VerifyLedger',
+            baton_dot_v1_dot_coordinator__pb2.VerifyLedgerRequest.SerializeToString,
+            baton_dot_v1_dot_coordinator__pb2.VerifyLedgerResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -861,6 +1347,87 @@ class Coordinator:
             '/baton.v1.Coordinator/CancelRun',
             baton_dot_v1_dot_coordinator__pb2.CancelRunRequest.SerializeToString,
             baton_dot_v1_dot_coordinator__pb2.Run.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTrash(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/baton.v1.Coordinator/ListTrash',
+            baton_dot_v1_dot_common__pb2.ListTrashRequest.SerializeToString,
+            baton_dot_v1_dot_common__pb2.ListTrashResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RestoreTrash(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.v1.Coordinator/RestoreTrash',
+            baton_dot_v1_dot_common__pb2.RestoreTrashRequest.SerializeToString,
+            baton_dot_v1_dot_common__pb2.RestoreTrashResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PurgeTrash(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.v1.Coordinator/PurgeTrash',
+            baton_dot_v1_dot_common__pb2.PurgeTrashRequest.SerializeToString,
+            baton_dot_v1_dot_common__pb2.PurgeTrashResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -5,6 +5,7 @@ What the baton command asks of any coordinator. A request that only a job's owne
 passed on to it, once.
 """
 
+from baton.v1 import common_pb2 as _common_pb2
 from baton.v1 import coordinator_pb2 as _coordinator_pb2
 from collections import abc as _abc
 from grpc import aio as _aio
@@ -40,11 +41,27 @@ class CoordinatorStub:
     GetWorker: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.GetWorkerRequest, _coordinator_pb2.WorkerInfo]
     RemoveWorker: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.RemoveWorkerRequest, _coordinator_pb2.RemoveWorkerResponse]
     TestWorker: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.TestWorkerRequest, _coordinator_pb2.WorkerTest]
+    AcceptAtWorker: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.AcceptAtWorkerRequest, _coordinator_pb2.AcceptAtWorkerResponse]
+    """Have a worker take tokens of our etcd cluster as it is now, after it was replaced or set back."""
     ApplyJobs: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.ApplyJobsRequest, _coordinator_pb2.ApplyJobsResponse]
     ListJobs: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.ListJobsRequest, _coordinator_pb2.ListJobsResponse]
     GetJob: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.GetJobRequest, _coordinator_pb2.JobStatus]
     DeleteJob: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.DeleteJobRequest, _coordinator_pb2.DeleteJobResponse]
     ExplainJob: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.ExplainJobRequest, _coordinator_pb2.ExplainJobResponse]
+    PauseJob: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.PauseJobRequest, _coordinator_pb2.JobStatus]
+    """What an operator said holds until somebody says otherwise, whichever coordinators die."""
+    ResumeJob: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.ResumeJobRequest, _coordinator_pb2.JobStatus]
+    RestartJob: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.RestartJobRequest, _coordinator_pb2.JobStatus]
+    """Answers when the job has its new owner, or none was found."""
+    DrainCoordinator: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.DrainCoordinatorRequest, _coordinator_pb2.CoordinatorInfo]
+    UndrainCoordinator: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.UndrainCoordinatorRequest, _coordinator_pb2.CoordinatorInfo]
+    DrillJob: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.DrillJobRequest, _coordinator_pb2.DrillReport]
+    """Answers when the lease was lost on purpose and the next owner has gone on: TTL and a second."""
+    AwaitOwner: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.AwaitOwnerRequest, _coordinator_pb2.AwaitOwnerResponse]
+    """Of an owner: answers when it knows the job's past and has adopted its run."""
+    Diagnose: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.DiagnoseRequest, _coordinator_pb2.DiagnoseResponse]
+    """What this very coordinator finds: its clock at once, the rest within 8 s."""
+    VerifyLedger: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.VerifyLedgerRequest, _coordinator_pb2.VerifyLedgerResponse]
     RunJob: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.RunJobRequest, _coordinator_pb2.RunJobResponse]
     PreviewJob: _grpc.UnaryStreamMultiCallable[_coordinator_pb2.PreviewJobRequest, _coordinator_pb2.PreviewJobResponse]
     ListRuns: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.ListRunsRequest, _coordinator_pb2.ListRunsResponse]
@@ -53,6 +70,10 @@ class CoordinatorStub:
     """Progress of one run until it ends or is blocked; without an id the one under way, else the last."""
     ApproveRun: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.ApproveRunRequest, _coordinator_pb2.Run]
     CancelRun: _grpc.UnaryUnaryMultiCallable[_coordinator_pb2.CancelRunRequest, _coordinator_pb2.Run]
+    ListTrash: _grpc.UnaryStreamMultiCallable[_common_pb2.ListTrashRequest, _common_pb2.ListTrashResponse]
+    """What lies in the trash of a root: the worker is asked."""
+    RestoreTrash: _grpc.UnaryUnaryMultiCallable[_common_pb2.RestoreTrashRequest, _common_pb2.RestoreTrashResponse]
+    PurgeTrash: _grpc.UnaryUnaryMultiCallable[_common_pb2.PurgeTrashRequest, _common_pb2.PurgeTrashResponse]
 
 @_typing.type_check_only
 class CoordinatorAsyncStub(CoordinatorStub):
@@ -64,11 +85,27 @@ class CoordinatorAsyncStub(CoordinatorStub):
     GetWorker: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.GetWorkerRequest, _coordinator_pb2.WorkerInfo]  # type: ignore[assignment]
     RemoveWorker: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.RemoveWorkerRequest, _coordinator_pb2.RemoveWorkerResponse]  # type: ignore[assignment]
     TestWorker: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.TestWorkerRequest, _coordinator_pb2.WorkerTest]  # type: ignore[assignment]
+    AcceptAtWorker: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.AcceptAtWorkerRequest, _coordinator_pb2.AcceptAtWorkerResponse]  # type: ignore[assignment]
+    """Have a worker take tokens of our etcd cluster as it is now, after it was replaced or set back."""
     ApplyJobs: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.ApplyJobsRequest, _coordinator_pb2.ApplyJobsResponse]  # type: ignore[assignment]
     ListJobs: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.ListJobsRequest, _coordinator_pb2.ListJobsResponse]  # type: ignore[assignment]
     GetJob: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.GetJobRequest, _coordinator_pb2.JobStatus]  # type: ignore[assignment]
     DeleteJob: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.DeleteJobRequest, _coordinator_pb2.DeleteJobResponse]  # type: ignore[assignment]
     ExplainJob: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.ExplainJobRequest, _coordinator_pb2.ExplainJobResponse]  # type: ignore[assignment]
+    PauseJob: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.PauseJobRequest, _coordinator_pb2.JobStatus]  # type: ignore[assignment]
+    """What an operator said holds until somebody says otherwise, whichever coordinators die."""
+    ResumeJob: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.ResumeJobRequest, _coordinator_pb2.JobStatus]  # type: ignore[assignment]
+    RestartJob: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.RestartJobRequest, _coordinator_pb2.JobStatus]  # type: ignore[assignment]
+    """Answers when the job has its new owner, or none was found."""
+    DrainCoordinator: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.DrainCoordinatorRequest, _coordinator_pb2.CoordinatorInfo]  # type: ignore[assignment]
+    UndrainCoordinator: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.UndrainCoordinatorRequest, _coordinator_pb2.CoordinatorInfo]  # type: ignore[assignment]
+    DrillJob: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.DrillJobRequest, _coordinator_pb2.DrillReport]  # type: ignore[assignment]
+    """Answers when the lease was lost on purpose and the next owner has gone on: TTL and a second."""
+    AwaitOwner: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.AwaitOwnerRequest, _coordinator_pb2.AwaitOwnerResponse]  # type: ignore[assignment]
+    """Of an owner: answers when it knows the job's past and has adopted its run."""
+    Diagnose: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.DiagnoseRequest, _coordinator_pb2.DiagnoseResponse]  # type: ignore[assignment]
+    """What this very coordinator finds: its clock at once, the rest within 8 s."""
+    VerifyLedger: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.VerifyLedgerRequest, _coordinator_pb2.VerifyLedgerResponse]  # type: ignore[assignment]
     RunJob: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.RunJobRequest, _coordinator_pb2.RunJobResponse]  # type: ignore[assignment]
     PreviewJob: _aio.UnaryStreamMultiCallable[_coordinator_pb2.PreviewJobRequest, _coordinator_pb2.PreviewJobResponse]  # type: ignore[assignment]
     ListRuns: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.ListRunsRequest, _coordinator_pb2.ListRunsResponse]  # type: ignore[assignment]
@@ -77,6 +114,10 @@ class CoordinatorAsyncStub(CoordinatorStub):
     """Progress of one run until it ends or is blocked; without an id the one under way, else the last."""
     ApproveRun: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.ApproveRunRequest, _coordinator_pb2.Run]  # type: ignore[assignment]
     CancelRun: _aio.UnaryUnaryMultiCallable[_coordinator_pb2.CancelRunRequest, _coordinator_pb2.Run]  # type: ignore[assignment]
+    ListTrash: _aio.UnaryStreamMultiCallable[_common_pb2.ListTrashRequest, _common_pb2.ListTrashResponse]  # type: ignore[assignment]
+    """What lies in the trash of a root: the worker is asked."""
+    RestoreTrash: _aio.UnaryUnaryMultiCallable[_common_pb2.RestoreTrashRequest, _common_pb2.RestoreTrashResponse]  # type: ignore[assignment]
+    PurgeTrash: _aio.UnaryUnaryMultiCallable[_common_pb2.PurgeTrashRequest, _common_pb2.PurgeTrashResponse]  # type: ignore[assignment]
 
 class CoordinatorServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -129,6 +170,14 @@ class CoordinatorServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_coordinator_pb2.WorkerTest, _abc.Awaitable[_coordinator_pb2.WorkerTest]]: ...
 
     @_abc_1.abstractmethod
+    def AcceptAtWorker(
+        self,
+        request: _coordinator_pb2.AcceptAtWorkerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_coordinator_pb2.AcceptAtWorkerResponse, _abc.Awaitable[_coordinator_pb2.AcceptAtWorkerResponse]]:
+        """Have a worker take tokens of our etcd cluster as it is now, after it was replaced or set back."""
+
+    @_abc_1.abstractmethod
     def ApplyJobs(
         self,
         request: _coordinator_pb2.ApplyJobsRequest,
@@ -162,6 +211,74 @@ class CoordinatorServicer(metaclass=_abc_1.ABCMeta):
         request: _coordinator_pb2.ExplainJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_coordinator_pb2.ExplainJobResponse, _abc.Awaitable[_coordinator_pb2.ExplainJobResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def PauseJob(
+        self,
+        request: _coordinator_pb2.PauseJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_coordinator_pb2.JobStatus, _abc.Awaitable[_coordinator_pb2.JobStatus]]:
+        """What an operator said holds until somebody says otherwise, whichever coordinators die."""
+
+    @_abc_1.abstractmethod
+    def ResumeJob(
+        self,
+        request: _coordinator_pb2.ResumeJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_coordinator_pb2.JobStatus, _abc.Awaitable[_coordinator_pb2.JobStatus]]: ...
+
+    @_abc_1.abstractmethod
+    def RestartJob(
+        self,
+        request: _coordinator_pb2.RestartJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_coordinator_pb2.JobStatus, _abc.Awaitable[_coordinator_pb2.JobStatus]]:
+        """Answers when the job has its new owner, or none was found."""
+
+    @_abc_1.abstractmethod
+    def DrainCoordinator(
+        self,
+        request: _coordinator_pb2.DrainCoordinatorRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_coordinator_pb2.CoordinatorInfo, _abc.Awaitable[_coordinator_pb2.CoordinatorInfo]]: ...
+
+    @_abc_1.abstractmethod
+    def UndrainCoordinator(
+        self,
+        request: _coordinator_pb2.UndrainCoordinatorRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_coordinator_pb2.CoordinatorInfo, _abc.Awaitable[_coordinator_pb2.CoordinatorInfo]]: ...
+
+    @_abc_1.abstractmethod
+    def DrillJob(
+        self,
+        request: _coordinator_pb2.DrillJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_coordinator_pb2.DrillReport, _abc.Awaitable[_coordinator_pb2.DrillReport]]:
+        """Answers when the lease was lost on purpose and the next owner has gone on: TTL and a second."""
+
+    @_abc_1.abstractmethod
+    def AwaitOwner(
+        self,
+        request: _coordinator_pb2.AwaitOwnerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_coordinator_pb2.AwaitOwnerResponse, _abc.Awaitable[_coordinator_pb2.AwaitOwnerResponse]]:
+        """Of an owner: answers when it knows the job's past and has adopted its run."""
+
+    @_abc_1.abstractmethod
+    def Diagnose(
+        self,
+        request: _coordinator_pb2.DiagnoseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_coordinator_pb2.DiagnoseResponse, _abc.Awaitable[_coordinator_pb2.DiagnoseResponse]]:
+        """What this very coordinator finds: its clock at once, the rest within 8 s."""
+
+    @_abc_1.abstractmethod
+    def VerifyLedger(
+        self,
+        request: _coordinator_pb2.VerifyLedgerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_coordinator_pb2.VerifyLedgerResponse, _abc.Awaitable[_coordinator_pb2.VerifyLedgerResponse]]: ...
 
     @_abc_1.abstractmethod
     def RunJob(
@@ -212,5 +329,27 @@ class CoordinatorServicer(metaclass=_abc_1.ABCMeta):
         request: _coordinator_pb2.CancelRunRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_coordinator_pb2.Run, _abc.Awaitable[_coordinator_pb2.Run]]: ...
+
+    @_abc_1.abstractmethod
+    def ListTrash(
+        self,
+        request: _common_pb2.ListTrashRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_common_pb2.ListTrashResponse], _abc.AsyncIterator[_common_pb2.ListTrashResponse]]:
+        """What lies in the trash of a root: the worker is asked."""
+
+    @_abc_1.abstractmethod
+    def RestoreTrash(
+        self,
+        request: _common_pb2.RestoreTrashRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_common_pb2.RestoreTrashResponse, _abc.Awaitable[_common_pb2.RestoreTrashResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def PurgeTrash(
+        self,
+        request: _common_pb2.PurgeTrashRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_common_pb2.PurgeTrashResponse, _abc.Awaitable[_common_pb2.PurgeTrashResponse]]: ...
 
 def add_CoordinatorServicer_to_server(servicer: CoordinatorServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

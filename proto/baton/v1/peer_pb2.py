@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from baton.v1 import common_pb2 as baton_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13\x62\x61ton/v1/peer.proto\x12\x08\x62\x61ton.v1\x1a\x15\x62\x61ton/v1/common.proto\"U\n\tPeerGrant\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x1e\n\x05token\x18\x02 \x01(\x0b\x32\x0f.baton.v1.Token\x12\x0b\n\x03run\x18\x03 \x01(\t\x12\x0e\n\x06member\x18\x04 \x01(\t\"\x0f\n\rRenewResponse\"W\n\nListHeader\x12\x1d\n\x05holds\x18\x01 \x03(\x0b\x32\x0e.baton.v1.Hold\x12\x16\n\x0e\x65ntries_before\x18\x02 \x01(\x03\x12\x12\n\nfree_bytes\x18\x03 \x01(\x03\x32=\n\x04Peer\x12\x35\n\x05Renew\x12\x13.baton.v1.PeerGrant\x1a\x17.baton.v1.RenewResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13\x62\x61ton/v1/peer.proto\x12\x08\x62\x61ton.v1\x1a\x15\x62\x61ton/v1/common.proto\"U\n\tPeerGrant\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x1e\n\x05token\x18\x02 \x01(\x0b\x32\x0f.baton.v1.Token\x12\x0b\n\x03run\x18\x03 \x01(\t\x12\x0e\n\x06member\x18\x04 \x01(\t\"\x0f\n\rRenewResponse\"!\n\x05Graft\x12\x0c\n\x04path\x18\x01 \x01(\x0c\x12\n\n\x02to\x18\x02 \x01(\x0c\"\x85\x01\n\x0bListRequest\x12\"\n\x05grant\x18\x01 \x01(\x0b\x32\x13.baton.v1.PeerGrant\x12\x11\n\tsightings\x18\x02 \x01(\x08\x12\x0f\n\x07\x64igests\x18\x03 \x01(\x08\x12\x1f\n\x06grafts\x18\x04 \x03(\x0b\x32\x0f.baton.v1.Graft\x12\r\n\x05scope\x18\x05 \x01(\x0c\"\x91\x01\n\nListHeader\x12\x1d\n\x05holds\x18\x01 \x03(\x0b\x32\x0e.baton.v1.Hold\x12\x16\n\x0e\x65ntries_before\x18\x02 \x01(\x03\x12\x12\n\nfree_bytes\x18\x03 \x01(\x03\x12\x15\n\ragreed_number\x18\x04 \x01(\x03\x12\x10\n\x08is_empty\x18\x05 \x01(\x08\x12\x0f\n\x07lineage\x18\x06 \x03(\t\"E\n\tStreamEnd\x12#\n\x08problems\x18\x01 \x03(\x0b\x32\x11.baton.v1.Problem\x12\x13\n\x0bis_complete\x18\x02 \x01(\x08\"\x1e\n\rAgreeResponse\x12\r\n\x05taken\x18\x01 \x01(\x03\x32=\n\x04Peer\x12\x35\n\x05Renew\x12\x13.baton.v1.PeerGrant\x1a\x17.baton.v1.RenewResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,8 +36,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PEERGRANT']._serialized_end=141
   _globals['_RENEWRESPONSE']._serialized_start=143
   _globals['_RENEWRESPONSE']._serialized_end=158
-  _globals['_LISTHEADER']._serialized_start=160
-  _globals['_LISTHEADER']._serialized_end=247
-  _globals['_PEER']._serialized_start=249
-  _globals['_PEER']._serialized_end=310
+  _globals['_GRAFT']._serialized_start=160
+  _globals['_GRAFT']._serialized_end=193
+  _globals['_LISTREQUEST']._serialized_start=196
+  _globals['_LISTREQUEST']._serialized_end=329
+  _globals['_LISTHEADER']._serialized_start=332
+  _globals['_LISTHEADER']._serialized_end=477
+  _globals['_STREAMEND']._serialized_start=479
+  _globals['_STREAMEND']._serialized_end=548
+  _globals['_AGREERESPONSE']._serialized_start=550
+  _globals['_AGREERESPONSE']._serialized_end=580
+  _globals['_PEER']._serialized_start=582
+  _globals['_PEER']._serialized_end=643
 # @@protoc_insertion_point(module_scope)

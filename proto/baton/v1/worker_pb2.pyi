@@ -38,6 +38,8 @@ class Order(_message.Message):
     START_RUN_FIELD_NUMBER: _builtins.int
     CANCEL_RUN_FIELD_NUMBER: _builtins.int
     SETTLE_RUN_FIELD_NUMBER: _builtins.int
+    WANT_ROOM_FIELD_NUMBER: _builtins.int
+    LEAVE_ROOM_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello: ...
     @_builtins.property
@@ -52,6 +54,10 @@ class Order(_message.Message):
     def cancel_run(self) -> Global___CancelRun: ...
     @_builtins.property
     def settle_run(self) -> Global___SettleRun: ...
+    @_builtins.property
+    def want_room(self) -> Global___WantRoom: ...
+    @_builtins.property
+    def leave_room(self) -> Global___LeaveRoom: ...
     def __init__(
         self,
         *,
@@ -62,12 +68,14 @@ class Order(_message.Message):
         start_run: Global___StartRun | None = ...,
         cancel_run: Global___CancelRun | None = ...,
         settle_run: Global___SettleRun | None = ...,
+        want_room: Global___WantRoom | None = ...,
+        leave_room: Global___LeaveRoom | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel_run", b"cancel_run", "close_session", b"close_session", "extend", b"extend", "hello", b"hello", "open_session", b"open_session", "order", b"order", "settle_run", b"settle_run", "start_run", b"start_run"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel_run", b"cancel_run", "close_session", b"close_session", "extend", b"extend", "hello", b"hello", "leave_room", b"leave_room", "open_session", b"open_session", "order", b"order", "settle_run", b"settle_run", "start_run", b"start_run", "want_room", b"want_room"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_run", b"cancel_run", "close_session", b"close_session", "extend", b"extend", "hello", b"hello", "open_session", b"open_session", "order", b"order", "settle_run", b"settle_run", "start_run", b"start_run"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_run", b"cancel_run", "close_session", b"close_session", "extend", b"extend", "hello", b"hello", "leave_room", b"leave_room", "open_session", b"open_session", "order", b"order", "settle_run", b"settle_run", "start_run", b"start_run", "want_room", b"want_room"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_order: _TypeAlias = _typing.Literal["hello", "open_session", "close_session", "extend", "start_run", "cancel_run", "settle_run"]  # noqa: Y015
+    _WhichOneofReturnType_order: _TypeAlias = _typing.Literal["hello", "open_session", "close_session", "extend", "start_run", "cancel_run", "settle_run", "want_room", "leave_room"]  # noqa: Y015
     _WhichOneofArgType_order: _TypeAlias = _typing.Literal["order", b"order"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_order) -> _WhichOneofReturnType_order | None: ...
 
@@ -126,7 +134,49 @@ class Member(_message.Message):
 Global___Member: _TypeAlias = Member  # noqa: Y015
 
 @_typing.final
-class MirrorOptions(_message.Message):
+class RateTime(_message.Message):
+    """A span of local time in which another limit holds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DAYS_FIELD_NUMBER: _builtins.int
+    OPENS_FIELD_NUMBER: _builtins.int
+    CLOSES_FIELD_NUMBER: _builtins.int
+    ZONE_FIELD_NUMBER: _builtins.int
+    BANDWIDTH_FIELD_NUMBER: _builtins.int
+    opens: _builtins.int
+    """minutes after midnight"""
+    closes: _builtins.int
+    """the same; over 1440 on the next day"""
+    zone: _builtins.str
+    """IANA name"""
+    bandwidth: _builtins.int
+    """bytes per second"""
+    @_builtins.property
+    def days(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """0 is Monday"""
+
+    def __init__(
+        self,
+        *,
+        days: _abc.Iterable[_builtins.int] | None = ...,
+        opens: _builtins.int = ...,
+        closes: _builtins.int = ...,
+        zone: _builtins.str = ...,
+        bandwidth: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_bandwidth", b"_bandwidth", "bandwidth", b"bandwidth"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bandwidth", b"_bandwidth", "bandwidth", b"bandwidth", "closes", b"closes", "days", b"days", "opens", b"opens", "zone", b"zone"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__bandwidth: _TypeAlias = _typing.Literal["bandwidth"]  # noqa: Y015
+    _WhichOneofArgType__bandwidth: _TypeAlias = _typing.Literal["_bandwidth", b"_bandwidth"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__bandwidth) -> _WhichOneofReturnType__bandwidth | None: ...
+
+Global___RateTime: _TypeAlias = RateTime  # noqa: Y015
+
+@_typing.final
+class RunOptions(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     COMPARE_FIELD_NUMBER: _builtins.int
@@ -138,6 +188,24 @@ class MirrorOptions(_message.Message):
     MAX_DELETE_FILES_FIELD_NUMBER: _builtins.int
     TRASH_S_FIELD_NUMBER: _builtins.int
     KEEP_REPLACED_FIELD_NUMBER: _builtins.int
+    RULE_FIELD_NUMBER: _builtins.int
+    COPY_WHEN_FIELD_NUMBER: _builtins.int
+    CONFLICT_FIELD_NUMBER: _builtins.int
+    KEEP_OWNER_FIELD_NUMBER: _builtins.int
+    KEEP_XATTRS_FIELD_NUMBER: _builtins.int
+    KEEP_ACLS_FIELD_NUMBER: _builtins.int
+    KEEP_HARDLINKS_FIELD_NUMBER: _builtins.int
+    KEEP_DEVICES_FIELD_NUMBER: _builtins.int
+    SYMLINKS_FIELD_NUMBER: _builtins.int
+    COMPRESSION_FIELD_NUMBER: _builtins.int
+    DELTA_FIELD_NUMBER: _builtins.int
+    BANDWIDTH_FIELD_NUMBER: _builtins.int
+    FILTERS_FIELD_NUMBER: _builtins.int
+    BANDWIDTH_TIMES_FIELD_NUMBER: _builtins.int
+    MIN_SIZE_FIELD_NUMBER: _builtins.int
+    MAX_SIZE_FIELD_NUMBER: _builtins.int
+    MIN_AGE_S_FIELD_NUMBER: _builtins.int
+    MAX_AGE_S_FIELD_NUMBER: _builtins.int
     compare: _builtins.str
     durability: _builtins.str
     keep_mode: _builtins.bool
@@ -147,6 +215,28 @@ class MirrorOptions(_message.Message):
     max_delete_files: _builtins.int
     trash_s: _builtins.int
     keep_replaced: _builtins.bool
+    rule: _builtins.str
+    copy_when: _builtins.str
+    conflict: _builtins.str
+    keep_owner: _builtins.bool
+    keep_xattrs: _builtins.bool
+    keep_acls: _builtins.bool
+    keep_hardlinks: _builtins.bool
+    keep_devices: _builtins.bool
+    symlinks: _builtins.str
+    compression: _builtins.str
+    delta: _builtins.str
+    bandwidth: _builtins.int
+    """bytes per second"""
+    min_size: _builtins.int
+    """bytes"""
+    max_size: _builtins.int
+    min_age_s: _builtins.float
+    max_age_s: _builtins.float
+    @_builtins.property
+    def filters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def bandwidth_times(self) -> _containers.RepeatedCompositeFieldContainer[Global___RateTime]: ...
     def __init__(
         self,
         *,
@@ -159,25 +249,63 @@ class MirrorOptions(_message.Message):
         max_delete_files: _builtins.int | None = ...,
         trash_s: _builtins.int | None = ...,
         keep_replaced: _builtins.bool = ...,
+        rule: _builtins.str = ...,
+        copy_when: _builtins.str = ...,
+        conflict: _builtins.str = ...,
+        keep_owner: _builtins.bool = ...,
+        keep_xattrs: _builtins.bool = ...,
+        keep_acls: _builtins.bool = ...,
+        keep_hardlinks: _builtins.bool = ...,
+        keep_devices: _builtins.bool = ...,
+        symlinks: _builtins.str = ...,
+        compression: _builtins.str = ...,
+        delta: _builtins.str = ...,
+        bandwidth: _builtins.int | None = ...,
+        filters: _abc.Iterable[_builtins.str] | None = ...,
+        bandwidth_times: _abc.Iterable[Global___RateTime] | None = ...,
+        min_size: _builtins.int | None = ...,
+        max_size: _builtins.int | None = ...,
+        min_age_s: _builtins.float | None = ...,
+        max_age_s: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_delete", b"_max_delete", "_max_delete_files", b"_max_delete_files", "_trash_s", b"_trash_s", "max_delete", b"max_delete", "max_delete_files", b"max_delete_files", "trash_s", b"trash_s"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_bandwidth", b"_bandwidth", "_max_age_s", b"_max_age_s", "_max_delete", b"_max_delete", "_max_delete_files", b"_max_delete_files", "_max_size", b"_max_size", "_min_age_s", b"_min_age_s", "_min_size", b"_min_size", "_trash_s", b"_trash_s", "bandwidth", b"bandwidth", "max_age_s", b"max_age_s", "max_delete", b"max_delete", "max_delete_files", b"max_delete_files", "max_size", b"max_size", "min_age_s", b"min_age_s", "min_size", b"min_size", "trash_s", b"trash_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_delete", b"_max_delete", "_max_delete_files", b"_max_delete_files", "_trash_s", b"_trash_s", "compare", b"compare", "durability", b"durability", "keep_mode", b"keep_mode", "keep_replaced", b"keep_replaced", "keep_setuid", b"keep_setuid", "keep_times", b"keep_times", "max_delete", b"max_delete", "max_delete_files", b"max_delete_files", "trash_s", b"trash_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bandwidth", b"_bandwidth", "_max_age_s", b"_max_age_s", "_max_delete", b"_max_delete", "_max_delete_files", b"_max_delete_files", "_max_size", b"_max_size", "_min_age_s", b"_min_age_s", "_min_size", b"_min_size", "_trash_s", b"_trash_s", "bandwidth", b"bandwidth", "bandwidth_times", b"bandwidth_times", "compare", b"compare", "compression", b"compression", "conflict", b"conflict", "copy_when", b"copy_when", "delta", b"delta", "durability", b"durability", "filters", b"filters", "keep_acls", b"keep_acls", "keep_devices", b"keep_devices", "keep_hardlinks", b"keep_hardlinks", "keep_mode", b"keep_mode", "keep_owner", b"keep_owner", "keep_replaced", b"keep_replaced", "keep_setuid", b"keep_setuid", "keep_times", b"keep_times", "keep_xattrs", b"keep_xattrs", "max_age_s", b"max_age_s", "max_delete", b"max_delete", "max_delete_files", b"max_delete_files", "max_size", b"max_size", "min_age_s", b"min_age_s", "min_size", b"min_size", "rule", b"rule", "symlinks", b"symlinks", "trash_s", b"trash_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__bandwidth: _TypeAlias = _typing.Literal["bandwidth"]  # noqa: Y015
+    _WhichOneofArgType__bandwidth: _TypeAlias = _typing.Literal["_bandwidth", b"_bandwidth"]  # noqa: Y015
+    _WhichOneofReturnType__max_age_s: _TypeAlias = _typing.Literal["max_age_s"]  # noqa: Y015
+    _WhichOneofArgType__max_age_s: _TypeAlias = _typing.Literal["_max_age_s", b"_max_age_s"]  # noqa: Y015
     _WhichOneofReturnType__max_delete: _TypeAlias = _typing.Literal["max_delete"]  # noqa: Y015
     _WhichOneofArgType__max_delete: _TypeAlias = _typing.Literal["_max_delete", b"_max_delete"]  # noqa: Y015
     _WhichOneofReturnType__max_delete_files: _TypeAlias = _typing.Literal["max_delete_files"]  # noqa: Y015
     _WhichOneofArgType__max_delete_files: _TypeAlias = _typing.Literal["_max_delete_files", b"_max_delete_files"]  # noqa: Y015
+    _WhichOneofReturnType__max_size: _TypeAlias = _typing.Literal["max_size"]  # noqa: Y015
+    _WhichOneofArgType__max_size: _TypeAlias = _typing.Literal["_max_size", b"_max_size"]  # noqa: Y015
+    _WhichOneofReturnType__min_age_s: _TypeAlias = _typing.Literal["min_age_s"]  # noqa: Y015
+    _WhichOneofArgType__min_age_s: _TypeAlias = _typing.Literal["_min_age_s", b"_min_age_s"]  # noqa: Y015
+    _WhichOneofReturnType__min_size: _TypeAlias = _typing.Literal["min_size"]  # noqa: Y015
+    _WhichOneofArgType__min_size: _TypeAlias = _typing.Literal["_min_size", b"_min_size"]  # noqa: Y015
     _WhichOneofReturnType__trash_s: _TypeAlias = _typing.Literal["trash_s"]  # noqa: Y015
     _WhichOneofArgType__trash_s: _TypeAlias = _typing.Literal["_trash_s", b"_trash_s"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__bandwidth) -> _WhichOneofReturnType__bandwidth | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_age_s) -> _WhichOneofReturnType__max_age_s | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_delete) -> _WhichOneofReturnType__max_delete | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_delete_files) -> _WhichOneofReturnType__max_delete_files | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_size) -> _WhichOneofReturnType__max_size | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_age_s) -> _WhichOneofReturnType__min_age_s | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_size) -> _WhichOneofReturnType__min_size | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__trash_s) -> _WhichOneofReturnType__trash_s | None: ...
 
-Global___MirrorOptions: _TypeAlias = MirrorOptions  # noqa: Y015
+Global___RunOptions: _TypeAlias = RunOptions  # noqa: Y015
 
 @_typing.final
 class OpenSession(_message.Message):
@@ -191,21 +319,23 @@ class OpenSession(_message.Message):
     TOKEN_FIELD_NUMBER: _builtins.int
     LEASE_FIELD_NUMBER: _builtins.int
     GENERATION_FIELD_NUMBER: _builtins.int
-    SOURCE_FIELD_NUMBER: _builtins.int
-    TARGETS_FIELD_NUMBER: _builtins.int
+    MEMBERS_FIELD_NUMBER: _builtins.int
     OPTIONS_FIELD_NUMBER: _builtins.int
+    MADE_FIELD_NUMBER: _builtins.int
     job: _builtins.str
     lease: _builtins.str
     """deadlines are extended for all sessions of one lease at once"""
     generation: _builtins.int
+    made: _builtins.str
+    """differs when the job was deleted and made again"""
     @_builtins.property
     def token(self) -> _common_pb2.Token: ...
     @_builtins.property
-    def source(self) -> Global___Member: ...
+    def members(self) -> _containers.RepeatedCompositeFieldContainer[Global___Member]:
+        """in the order of the job; of a one-way rule the source is the first"""
+
     @_builtins.property
-    def targets(self) -> _containers.RepeatedCompositeFieldContainer[Global___Member]: ...
-    @_builtins.property
-    def options(self) -> Global___MirrorOptions: ...
+    def options(self) -> Global___RunOptions: ...
     def __init__(
         self,
         *,
@@ -213,13 +343,13 @@ class OpenSession(_message.Message):
         token: _common_pb2.Token | None = ...,
         lease: _builtins.str = ...,
         generation: _builtins.int = ...,
-        source: Global___Member | None = ...,
-        targets: _abc.Iterable[Global___Member] | None = ...,
-        options: Global___MirrorOptions | None = ...,
+        members: _abc.Iterable[Global___Member] | None = ...,
+        options: Global___RunOptions | None = ...,
+        made: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options", "source", b"source", "token", b"token"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options", "token", b"token"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "job", b"job", "lease", b"lease", "options", b"options", "source", b"source", "targets", b"targets", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "job", b"job", "lease", b"lease", "made", b"made", "members", b"members", "options", b"options", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -286,14 +416,28 @@ class StartRun(_message.Message):
     RUN_FIELD_NUMBER: _builtins.int
     PREVIEW_FIELD_NUMBER: _builtins.int
     APPROVED_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    VERIFY_FIELD_NUMBER: _builtins.int
+    MONITOR_FIELD_NUMBER: _builtins.int
+    TIME_LIMIT_S_FIELD_NUMBER: _builtins.int
     job: _builtins.str
     run: _builtins.str
     preview: _builtins.bool
     """plan only, and report every change"""
     approved: _builtins.bytes
     """digest of the plan that an operator released"""
+    number: _builtins.int
+    """grows with every run of the job: what members agree to stands under it"""
+    verify: _builtins.bool
+    """only compare the members, and report every difference"""
+    time_limit_s: _builtins.float
+    """the worker stops the run after so long; 0 for no limit"""
     @_builtins.property
     def token(self) -> _common_pb2.Token: ...
+    @_builtins.property
+    def monitor(self) -> Global___Monitor:
+        """do not end: follow what changes"""
+
     def __init__(
         self,
         *,
@@ -302,14 +446,109 @@ class StartRun(_message.Message):
         run: _builtins.str = ...,
         preview: _builtins.bool = ...,
         approved: _builtins.bytes = ...,
+        number: _builtins.int = ...,
+        verify: _builtins.bool = ...,
+        monitor: Global___Monitor | None = ...,
+        time_limit_s: _builtins.float = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["token", b"token"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["monitor", b"monitor", "token", b"token"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["approved", b"approved", "job", b"job", "preview", b"preview", "run", b"run", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approved", b"approved", "job", b"job", "monitor", b"monitor", "number", b"number", "preview", b"preview", "run", b"run", "time_limit_s", b"time_limit_s", "token", b"token", "verify", b"verify"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StartRun: _TypeAlias = StartRun  # noqa: Y015
+
+@_typing.final
+class WantRoom(_message.Message):
+    """A worker takes part in so many runs at once: answered with RoomAt, at once and again when there is
+    room. Of those that wait the highest priority goes first, of equals the one that waits longest.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
+    RUN_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    WAITED_S_FIELD_NUMBER: _builtins.int
+    IS_UNDER_WAY_FIELD_NUMBER: _builtins.int
+    job: _builtins.str
+    run: _builtins.str
+    priority: _builtins.int
+    waited_s: _builtins.float
+    is_under_way: _builtins.bool
+    """it goes on already: counted, and need not wait"""
+    @_builtins.property
+    def token(self) -> _common_pb2.Token: ...
+    def __init__(
+        self,
+        *,
+        job: _builtins.str = ...,
+        token: _common_pb2.Token | None = ...,
+        run: _builtins.str = ...,
+        priority: _builtins.int = ...,
+        waited_s: _builtins.float = ...,
+        is_under_way: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["token", b"token"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["is_under_way", b"is_under_way", "job", b"job", "priority", b"priority", "run", b"run", "token", b"token", "waited_s", b"waited_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WantRoom: _TypeAlias = WantRoom  # noqa: Y015
+
+@_typing.final
+class LeaveRoom(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
+    job: _builtins.str
+    @_builtins.property
+    def token(self) -> _common_pb2.Token: ...
+    def __init__(
+        self,
+        *,
+        job: _builtins.str = ...,
+        token: _common_pb2.Token | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["token", b"token"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LeaveRoom: _TypeAlias = LeaveRoom  # noqa: Y015
+
+@_typing.final
+class Monitor(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SETTLE_S_FIELD_NUMBER: _builtins.int
+    AUDIT_S_FIELD_NUMBER: _builtins.int
+    AUDITS_ASKED_FIELD_NUMBER: _builtins.int
+    settle_s: _builtins.float
+    """how long a path must be quiet before its change is sent"""
+    audit_s: _builtins.float
+    """how often everything is compared anyway"""
+    audits_asked: _builtins.int
+    """how many audits somebody has asked for since the run began"""
+    def __init__(
+        self,
+        *,
+        settle_s: _builtins.float = ...,
+        audit_s: _builtins.float = ...,
+        audits_asked: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit_s", b"audit_s", "audits_asked", b"audits_asked", "settle_s", b"settle_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Monitor: _TypeAlias = Monitor  # noqa: Y015
 
 @_typing.final
 class CancelRun(_message.Message):
@@ -375,6 +614,8 @@ class Report(_message.Message):
     RUN_PROGRESS_FIELD_NUMBER: _builtins.int
     RUN_ENDED_FIELD_NUMBER: _builtins.int
     RUN_PLANNED_FIELD_NUMBER: _builtins.int
+    MONITORED_FIELD_NUMBER: _builtins.int
+    ROOM_AT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def pulse(self) -> Global___Pulse: ...
     @_builtins.property
@@ -387,6 +628,10 @@ class Report(_message.Message):
     def run_ended(self) -> Global___RunEnded: ...
     @_builtins.property
     def run_planned(self) -> Global___RunPlanned: ...
+    @_builtins.property
+    def monitored(self) -> Global___Monitored: ...
+    @_builtins.property
+    def room_at(self) -> Global___RoomAt: ...
     def __init__(
         self,
         *,
@@ -396,12 +641,14 @@ class Report(_message.Message):
         run_progress: Global___RunProgress | None = ...,
         run_ended: Global___RunEnded | None = ...,
         run_planned: Global___RunPlanned | None = ...,
+        monitored: Global___Monitored | None = ...,
+        room_at: Global___RoomAt | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["pulse", b"pulse", "refused", b"refused", "report", b"report", "run_ended", b"run_ended", "run_planned", b"run_planned", "run_progress", b"run_progress", "session_opened", b"session_opened"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["monitored", b"monitored", "pulse", b"pulse", "refused", b"refused", "report", b"report", "room_at", b"room_at", "run_ended", b"run_ended", "run_planned", b"run_planned", "run_progress", b"run_progress", "session_opened", b"session_opened"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["pulse", b"pulse", "refused", b"refused", "report", b"report", "run_ended", b"run_ended", "run_planned", b"run_planned", "run_progress", b"run_progress", "session_opened", b"session_opened"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["monitored", b"monitored", "pulse", b"pulse", "refused", b"refused", "report", b"report", "room_at", b"room_at", "run_ended", b"run_ended", "run_planned", b"run_planned", "run_progress", b"run_progress", "session_opened", b"session_opened"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_report: _TypeAlias = _typing.Literal["pulse", "session_opened", "refused", "run_progress", "run_ended", "run_planned"]  # noqa: Y015
+    _WhichOneofReturnType_report: _TypeAlias = _typing.Literal["pulse", "session_opened", "refused", "run_progress", "run_ended", "run_planned", "monitored", "room_at"]  # noqa: Y015
     _WhichOneofArgType_report: _TypeAlias = _typing.Literal["report", b"report"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_report) -> _WhichOneofReturnType_report | None: ...
 
@@ -437,11 +684,14 @@ class SessionOpened(_message.Message):
     TOKEN_FIELD_NUMBER: _builtins.int
     RUN_FIELD_NUMBER: _builtins.int
     GENERATION_FIELD_NUMBER: _builtins.int
+    ROOM_LIMIT_FIELD_NUMBER: _builtins.int
     job: _builtins.str
     run: _builtins.str
     """what the session is still doing, or has done and nobody settled; else empty"""
     generation: _builtins.int
     """of the job when that run began"""
+    room_limit: _builtins.int
+    """in how many runs the worker takes part at once; 0 for any number"""
     @_builtins.property
     def token(self) -> _common_pb2.Token: ...
     def __init__(
@@ -451,10 +701,11 @@ class SessionOpened(_message.Message):
         token: _common_pb2.Token | None = ...,
         run: _builtins.str = ...,
         generation: _builtins.int = ...,
+        room_limit: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["token", b"token"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "job", b"job", "run", b"run", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "job", b"job", "room_limit", b"room_limit", "run", b"run", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -501,6 +752,39 @@ class Refused(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Refused: _TypeAlias = Refused  # noqa: Y015
+
+@_typing.final
+class RoomAt(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    RUN_FIELD_NUMBER: _builtins.int
+    IS_GIVEN_FIELD_NUMBER: _builtins.int
+    TAKEN_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    job: _builtins.str
+    run: _builtins.str
+    is_given: _builtins.bool
+    taken: _builtins.int
+    """runs that have room"""
+    limit: _builtins.int
+    """0 for none"""
+    def __init__(
+        self,
+        *,
+        job: _builtins.str = ...,
+        run: _builtins.str = ...,
+        is_given: _builtins.bool = ...,
+        taken: _builtins.int = ...,
+        limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["is_given", b"is_given", "job", b"job", "limit", b"limit", "run", b"run", "taken", b"taken"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RoomAt: _TypeAlias = RoomAt  # noqa: Y015
 
 @_typing.final
 class RunProgress(_message.Message):
@@ -567,6 +851,7 @@ class RunEnded(_message.Message):
     HOLDS_FIELD_NUMBER: _builtins.int
     PLAN_FIELD_NUMBER: _builtins.int
     BEHIND_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
     job: _builtins.str
     run: _builtins.str
     outcome: _builtins.str
@@ -574,6 +859,8 @@ class RunEnded(_message.Message):
     problems_total: _builtins.int
     plan: _builtins.bytes
     """digest, when held"""
+    generation: _builtins.int
+    """of the definition under which it ran; 0 from workers that do not say"""
     @_builtins.property
     def counts(self) -> _common_pb2.Counts: ...
     @_builtins.property
@@ -596,14 +883,157 @@ class RunEnded(_message.Message):
         holds: _abc.Iterable[_common_pb2.Hold] | None = ...,
         plan: _builtins.bytes = ...,
         behind: _abc.Iterable[_builtins.str] | None = ...,
+        generation: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["behind", b"behind", "counts", b"counts", "holds", b"holds", "job", b"job", "outcome", b"outcome", "plan", b"plan", "problems", b"problems", "problems_total", b"problems_total", "run", b"run"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["behind", b"behind", "counts", b"counts", "generation", b"generation", "holds", b"holds", "job", b"job", "outcome", b"outcome", "plan", b"plan", "problems", b"problems", "problems_total", b"problems_total", "run", b"run"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RunEnded: _TypeAlias = RunEnded  # noqa: Y015
+
+@_typing.final
+class Standing(_message.Message):
+    """How far a monitor is with one member."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEMBER_FIELD_NUMBER: _builtins.int
+    BEHIND_S_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    member: _builtins.str
+    behind_s: _builtins.float
+    """age of the oldest change that is not there; 0: none; absent: unknown"""
+    why: _builtins.str
+    """what keeps it from being sent"""
+    def __init__(
+        self,
+        *,
+        member: _builtins.str = ...,
+        behind_s: _builtins.float | None = ...,
+        why: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_behind_s", b"_behind_s", "behind_s", b"behind_s"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_behind_s", b"_behind_s", "behind_s", b"behind_s", "member", b"member", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__behind_s: _TypeAlias = _typing.Literal["behind_s"]  # noqa: Y015
+    _WhichOneofArgType__behind_s: _TypeAlias = _typing.Literal["_behind_s", b"_behind_s"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__behind_s) -> _WhichOneofReturnType__behind_s | None: ...
+
+Global___Standing: _TypeAlias = Standing  # noqa: Y015
+
+@_typing.final
+class Monitored(_message.Message):
+    """How a monitor stands: told on change, and anew to every owner."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    RUN_FIELD_NUMBER: _builtins.int
+    LIFE_FIELD_NUMBER: _builtins.int
+    COUNTS_FIELD_NUMBER: _builtins.int
+    MEMBERS_FIELD_NUMBER: _builtins.int
+    PROBLEMS_FIELD_NUMBER: _builtins.int
+    PROBLEMS_TOTAL_FIELD_NUMBER: _builtins.int
+    HOLDS_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
+    AUDITS_FIELD_NUMBER: _builtins.int
+    AUDIT_FOUND_FIELD_NUMBER: _builtins.int
+    AUDITS_ANSWERED_FIELD_NUMBER: _builtins.int
+    DEGRADED_FIELD_NUMBER: _builtins.int
+    job: _builtins.str
+    run: _builtins.str
+    life: _builtins.str
+    """differs for every time that a worker began to monitor"""
+    problems_total: _builtins.int
+    plan: _builtins.bytes
+    """digest, while something is held"""
+    audits: _builtins.int
+    """whole comparisons after the first, in this life"""
+    audit_found: _builtins.int
+    """what those found that no event had told"""
+    audits_answered: _builtins.int
+    degraded: _builtins.str
+    """why changes may be found by comparing only"""
+    @_builtins.property
+    def counts(self) -> _common_pb2.Counts:
+        """of this life"""
+
+    @_builtins.property
+    def members(self) -> _containers.RepeatedCompositeFieldContainer[Global___Standing]: ...
+    @_builtins.property
+    def problems(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Problem]: ...
+    @_builtins.property
+    def holds(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Hold]: ...
+    def __init__(
+        self,
+        *,
+        job: _builtins.str = ...,
+        run: _builtins.str = ...,
+        life: _builtins.str = ...,
+        counts: _common_pb2.Counts | None = ...,
+        members: _abc.Iterable[Global___Standing] | None = ...,
+        problems: _abc.Iterable[_common_pb2.Problem] | None = ...,
+        problems_total: _builtins.int = ...,
+        holds: _abc.Iterable[_common_pb2.Hold] | None = ...,
+        plan: _builtins.bytes = ...,
+        audits: _builtins.int = ...,
+        audit_found: _builtins.int = ...,
+        audits_answered: _builtins.int = ...,
+        degraded: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit_found", b"audit_found", "audits", b"audits", "audits_answered", b"audits_answered", "counts", b"counts", "degraded", b"degraded", "holds", b"holds", "job", b"job", "life", b"life", "members", b"members", "plan", b"plan", "problems", b"problems", "problems_total", b"problems_total", "run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Monitored: _TypeAlias = Monitored  # noqa: Y015
+
+@_typing.final
+class AcceptClusterRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLUSTER_ID_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    cluster_id: _builtins.int
+    revision: _builtins.int
+    """that it has come to: a token beyond it is none of it"""
+    def __init__(
+        self,
+        *,
+        cluster_id: _builtins.int = ...,
+        revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AcceptClusterRequest: _TypeAlias = AcceptClusterRequest  # noqa: Y015
+
+@_typing.final
+class AcceptClusterResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FORGOTTEN_FIELD_NUMBER: _builtins.int
+    forgotten: _builtins.int
+    """tokens"""
+    def __init__(
+        self,
+        *,
+        forgotten: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["forgotten", b"forgotten"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AcceptClusterResponse: _TypeAlias = AcceptClusterResponse  # noqa: Y015
 
 @_typing.final
 class DescribeRequest(_message.Message):
@@ -629,11 +1059,14 @@ class Root(_message.Message):
     READ_ONLY_FIELD_NUMBER: _builtins.int
     AVAILABLE_FIELD_NUMBER: _builtins.int
     FREE_BYTES_FIELD_NUMBER: _builtins.int
+    WATCH_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     path: _builtins.str
     read_only: _builtins.bool
     available: _builtins.bool
     free_bytes: _builtins.int
+    @_builtins.property
+    def watch(self) -> _common_pb2.Watch: ...
     def __init__(
         self,
         *,
@@ -642,10 +1075,11 @@ class Root(_message.Message):
         read_only: _builtins.bool = ...,
         available: _builtins.bool = ...,
         free_bytes: _builtins.int = ...,
+        watch: _common_pb2.Watch | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["watch", b"watch"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["available", b"available", "free_bytes", b"free_bytes", "name", b"name", "path", b"path", "read_only", b"read_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["available", b"available", "free_bytes", b"free_bytes", "name", b"name", "path", b"path", "read_only", b"read_only", "watch", b"watch"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

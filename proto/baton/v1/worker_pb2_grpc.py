@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from baton.v1 import common_pb2 as baton_dot_v1_dot_common__pb2
 from baton.v1 import worker_pb2 as baton_dot_v1_dot_worker__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
@@ -44,6 +45,26 @@ class WorkerStub:
                 request_serializer=baton_dot_v1_dot_worker__pb2.DescribeRequest.SerializeToString,
                 response_deserializer=baton_dot_v1_dot_worker__pb2.DescribeResponse.FromString,
                 _registered_method=True)
+        self.AcceptCluster = channel.unary_unary(
+                '/baton.v1.Worker/AcceptCluster',
+                request_serializer=baton_dot_v1_dot_worker__pb2.AcceptClusterRequest.SerializeToString,
+                response_deserializer=baton_dot_v1_dot_worker__pb2.AcceptClusterResponse.FromString,
+                _registered_method=True)
+        self.ListTrash = channel.unary_stream(
+                '/baton.v1.Worker/ListTrash',
+                request_serializer=baton_dot_v1_dot_common__pb2.ListTrashRequest.SerializeToString,
+                response_deserializer=baton_dot_v1_dot_common__pb2.ListTrashResponse.FromString,
+                _registered_method=True)
+        self.RestoreTrash = channel.unary_unary(
+                '/baton.v1.Worker/RestoreTrash',
+                request_serializer=baton_dot_v1_dot_common__pb2.RestoreTrashRequest.SerializeToString,
+                response_deserializer=baton_dot_v1_dot_common__pb2.RestoreTrashResponse.FromString,
+                _registered_method=True)
+        self.PurgeTrash = channel.unary_unary(
+                '/baton.v1.Worker/PurgeTrash',
+                request_serializer=baton_dot_v1_dot_common__pb2.PurgeTrashRequest.SerializeToString,
+                response_deserializer=baton_dot_v1_dot_common__pb2.PurgeTrashResponse.FromString,
+                _registered_method=True)
 
 
 class WorkerServicer:
@@ -63,6 +84,32 @@ class WorkerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AcceptCluster(self, request, context):
+        """Let owners of this etcd cluster in, and no others: it was replaced or set back to a backup.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListTrash(self, request, context):
+        """What lies in the trash of a root, for an operator.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RestoreTrash(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PurgeTrash(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_WorkerServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -75,6 +122,26 @@ def add_WorkerServicer_to_server(servicer, server):
                     servicer.Describe,
                     request_deserializer=baton_dot_v1_dot_worker__pb2.DescribeRequest.FromString,
                     response_serializer=baton_dot_v1_dot_worker__pb2.DescribeResponse.SerializeToString,
+            ),
+            'AcceptCluster': grpc.unary_unary_rpc_method_handler(
+                    servicer.AcceptCluster,
+                    request_deserializer=baton_dot_v1_dot_worker__pb2.AcceptClusterRequest.FromString,
+                    response_serializer=baton_dot_v1_dot_worker__pb2.AcceptClusterResponse.SerializeToString,
+            ),
+            'ListTrash': grpc.unary_stream_rpc_method_handler(
+                    servicer.ListTrash,
+                    request_deserializer=baton_dot_v1_dot_common__pb2.ListTrashRequest.FromString,
+                    response_serializer=baton_dot_v1_dot_common__pb2.ListTrashResponse.SerializeToString,
+            ),
+            'RestoreTrash': grpc.unary_unary_rpc_method_handler(
+                    servicer.RestoreTrash,
+                    request_deserializer=baton_dot_v1_dot_common__pb2.RestoreTrashRequest.FromString,
+                    response_serializer=baton_dot_v1_dot_common__pb2.RestoreTrashResponse.SerializeToString,
+            ),
+            'PurgeTrash': grpc.unary_unary_rpc_method_handler(
+                    servicer.PurgeTrash,
+                    request_deserializer=baton_dot_v1_dot_common__pb2.PurgeTrashRequest.FromString,
+                    response_serializer=baton_dot_v1_dot_common__pb2.PurgeTrashResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -131,6 +198,114 @@ class Worker:
             '/baton.v1.Worker/Describe',
             baton_dot_v1_dot_worker__pb2.DescribeRequest.SerializeToString,
             baton_dot_v1_dot_worker__pb2.DescribeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AcceptCluster(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.v1.Worker/AcceptCluster',
+            baton_dot_v1_dot_worker__pb2.AcceptClusterRequest.SerializeToString,
+            baton_dot_v1_dot_worker__pb2.AcceptClusterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTrash(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/baton.v1.Worker/ListTrash',
+            baton_dot_v1_dot_common__pb2.ListTrashRequest.SerializeToString,
+            baton_dot_v1_dot_common__pb2.ListTrashResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RestoreTrash(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.v1.Worker/RestoreTrash',
+            baton_dot_v1_dot_common__pb2.RestoreTrashRequest.SerializeToString,
+            baton_dot_v1_dot_common__pb2.RestoreTrashResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PurgeTrash(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.v1.Worker/PurgeTrash',
+            baton_dot_v1_dot_common__pb2.PurgeTrashRequest.SerializeToString,
+            baton_dot_v1_dot_common__pb2.PurgeTrashResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -11,6 +11,7 @@ Beside it the worker serves, as raw bytes without protobuf around the payload (s
   /baton.v1.Worker/Echo    stream of raw messages, answered one by one: throughput
 """
 
+from baton.v1 import common_pb2 as _common_pb2
 from baton.v1 import worker_pb2 as _worker_pb2
 from collections import abc as _abc
 from grpc import aio as _aio
@@ -43,6 +44,12 @@ class WorkerStub:
     """Orders one way, reports the other, for as long as the coordinator lives."""
     Describe: _grpc.UnaryUnaryMultiCallable[_worker_pb2.DescribeRequest, _worker_pb2.DescribeResponse]
     """Who this worker is and what it exports."""
+    AcceptCluster: _grpc.UnaryUnaryMultiCallable[_worker_pb2.AcceptClusterRequest, _worker_pb2.AcceptClusterResponse]
+    """Let owners of this etcd cluster in, and no others: it was replaced or set back to a backup."""
+    ListTrash: _grpc.UnaryStreamMultiCallable[_common_pb2.ListTrashRequest, _common_pb2.ListTrashResponse]
+    """What lies in the trash of a root, for an operator."""
+    RestoreTrash: _grpc.UnaryUnaryMultiCallable[_common_pb2.RestoreTrashRequest, _common_pb2.RestoreTrashResponse]
+    PurgeTrash: _grpc.UnaryUnaryMultiCallable[_common_pb2.PurgeTrashRequest, _common_pb2.PurgeTrashResponse]
 
 @_typing.type_check_only
 class WorkerAsyncStub(WorkerStub):
@@ -51,6 +58,12 @@ class WorkerAsyncStub(WorkerStub):
     """Orders one way, reports the other, for as long as the coordinator lives."""
     Describe: _aio.UnaryUnaryMultiCallable[_worker_pb2.DescribeRequest, _worker_pb2.DescribeResponse]  # type: ignore[assignment]
     """Who this worker is and what it exports."""
+    AcceptCluster: _aio.UnaryUnaryMultiCallable[_worker_pb2.AcceptClusterRequest, _worker_pb2.AcceptClusterResponse]  # type: ignore[assignment]
+    """Let owners of this etcd cluster in, and no others: it was replaced or set back to a backup."""
+    ListTrash: _aio.UnaryStreamMultiCallable[_common_pb2.ListTrashRequest, _common_pb2.ListTrashResponse]  # type: ignore[assignment]
+    """What lies in the trash of a root, for an operator."""
+    RestoreTrash: _aio.UnaryUnaryMultiCallable[_common_pb2.RestoreTrashRequest, _common_pb2.RestoreTrashResponse]  # type: ignore[assignment]
+    PurgeTrash: _aio.UnaryUnaryMultiCallable[_common_pb2.PurgeTrashRequest, _common_pb2.PurgeTrashResponse]  # type: ignore[assignment]
 
 class WorkerServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -68,5 +81,35 @@ class WorkerServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_worker_pb2.DescribeResponse, _abc.Awaitable[_worker_pb2.DescribeResponse]]:
         """Who this worker is and what it exports."""
+
+    @_abc_1.abstractmethod
+    def AcceptCluster(
+        self,
+        request: _worker_pb2.AcceptClusterRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_worker_pb2.AcceptClusterResponse, _abc.Awaitable[_worker_pb2.AcceptClusterResponse]]:
+        """Let owners of this etcd cluster in, and no others: it was replaced or set back to a backup."""
+
+    @_abc_1.abstractmethod
+    def ListTrash(
+        self,
+        request: _common_pb2.ListTrashRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_common_pb2.ListTrashResponse], _abc.AsyncIterator[_common_pb2.ListTrashResponse]]:
+        """What lies in the trash of a root, for an operator."""
+
+    @_abc_1.abstractmethod
+    def RestoreTrash(
+        self,
+        request: _common_pb2.RestoreTrashRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_common_pb2.RestoreTrashResponse, _abc.Awaitable[_common_pb2.RestoreTrashResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def PurgeTrash(
+        self,
+        request: _common_pb2.PurgeTrashRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_common_pb2.PurgeTrashResponse, _abc.Awaitable[_common_pb2.PurgeTrashResponse]]: ...
 
 def add_WorkerServicer_to_server(servicer: WorkerServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

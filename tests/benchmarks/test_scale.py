@@ -1,0 +1,44 @@
+"""The section of docs/benchmarks.md about ten thousand jobs."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from benchmarks import report, scale
+from benchmarks.scale import Cost, Results
+
+
+def results() -> Results:
+    return Results(
+        jobs=10_000,
+        claimed_s=9.5,
+        idle=[Cost("c1", 5_000, 3.25, 140.0), Cost("c2", 5_000, 4.75, 141.0)],
+        idle_requests_per_s=31.5,
+        moved=5_000,
+        takeover_s=2.25,
+        late_s=[0.007, 0.378, 0.919],
+        runs=9_990,
+        runs_not_begun=10,
+        runs_succeeded=9_900,
+    )
+
+
+def test_what_was_measured_stands_in_the_document(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "scale.json"
+    monkeypatch.setattr(scale, "RESULTS", file)
+    assert scale.section() == "", "nothing was measured"
+    found = {"command": "python -m benchmarks.scale", "day": "2026-11-22"}
+    file.write_text(json.dumps({**found, "results": asdict(results())}))
+    document = report.as_markdown([], [], "python -m benchmarks")
+    for said in (
+        "## 10,000 jobs",
+        "the busiest of three coordinators | 4.8 % of a core | under 5 % |",
+        "| takeover of 5,000 jobs, from detection to the last claim | 2.25 s | 3 s |",
+        "| p99 | 0.378 s | 1 s |",
+        "10 had not begun",
+    ):
+        assert said in document

@@ -1,0 +1,67 @@
+"""Thousands of clusters that everything goes wrong in; and that the checks see what they are for."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SEEDS = int(os.environ.get("BATON_SEEDS", "10000"))
+"""How many `make test` runs: four minutes on two cores."""
+FOUND_BY = {
+    "deadline-ignored": 1,
+    "deadline-ignored-at-worker": 155,
+    "gate-without-badge": 91,
+    "ledger-without-owner": 23,
+    "orders-not-looked-at-again": 38,
+    "token-not-durable": 0,
+}
+"""By what is broken a seed that shows it. When the simulation changes, `python -m tests.simulation
+--broken WHAT` finds another."""
+
+
+def simulate(*arguments: str, hash_seed: str = "random") -> subprocess.CompletedProcess[str]:
+    """Run the command in a process of its own, which nobody measures the coverage of."""
+    environment = {name: value for name, value in os.environ.items() if "COV" not in name}
+    return subprocess.run(
+        [sys.executable, "-m", "tests.simulation", *arguments],
+        cwd=ROOT,
+        env={**environment, "PYTHONHASHSEED": hash_seed},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.timeout(1800)
+def test_i4_i5_i9_i12_hold_in_clusters_that_everything_goes_wrong_in() -> None:
+    done = simulate("--seeds", str(SEEDS))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{SEEDS} seeds, 0 violations" in done.stdout
+
+
+@pytest.mark.parametrize("seed", [5059, 13887])
+def test_what_was_found_once_stays_mended(seed: int) -> None:
+    done = simulate("--seed", str(seed))
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr
+
+
+def test_a_seed_is_the_same_story_every_time() -> None:
+    stories = [simulate("--seed", "11", hash_seed=one).stdout for one in ("1", "2")]
+    digests = [re.findall(r"^digest (\w+)$", story, re.MULTILINE) for story in stories]
+    assert stories[0] == stories[1]
+    assert len(digests[0]) == 1
+    assert "FAULT" in stories[0]
+    assert simulate("--seed", "12").stdout != stories[0]
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("what", sorted(FOUND_BY))
+def test_what_is_broken_on_purpose_is_found(what: str) -> None:
+    seed = str(FOUND_BY[what])
+    broken = simulate("--seed", seed, "--broken", what)
+    assert broken.returncode == 1, broken.stdout[-2000:] + broken.stderr
+    assert simulate("--seed", seed).returncode == 0, "and it is that which was found"
