@@ -7,9 +7,9 @@ ours: `coordinator.embedded_etcd` runs that.
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
-import random
 import signal
 import socket
 import sys
@@ -29,7 +29,9 @@ READY_S = 30.0
 STOP_S = 10.0
 _POLL_S = 0.02
 _TAIL_BYTES = 3_000
-_PORTS = (15_000, 32_000)
+_PORTS = range(15_000, 32_000)
+# Every process begins elsewhere, and gives no port twice before it gave all of them.
+_ports = itertools.cycle((*_PORTS[(at := os.getpid() * 997 % len(_PORTS)) :], *_PORTS[:at]))
 
 
 def quiet_address() -> str:
@@ -39,7 +41,7 @@ def quiet_address() -> str:
     sit on it while the member is down. RACE: another program may still take it.
     """
     while True:
-        port = random.randrange(*_PORTS)  # noqa: S311 - any will do
+        port = next(_ports)
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((HOST, port))

@@ -128,21 +128,29 @@ class Writer:
         self._tell(path, "write", version=version, displaced=displaced)
 
     def _delete(self, path: str) -> None:
-        taken = self._scratch / "taken"
-        self._move(self._top / path, taken, RENAME_NOREPLACE)
-        self._tell(path, "delete", displaced=self._taken(taken))
+        self._take(self._top / path, path)
 
     def _rename(self, path: str, to: str) -> None:
         self._move(self._top / path, self._top / to, RENAME_NOREPLACE)
         self._tell(to, "rename", origin=path)
 
     def _remove_directory(self, path: str) -> None:
+        tree = self._scratch / "tree"
+        self._move(self._top / path, tree, RENAME_NOREPLACE)
+        # Whoever was at work in it goes on there: its names vanish and appear until the tree is gone.
+        while tree.exists():
+            for directory, _, names in os.walk(tree, topdown=False):
+                below = Path(directory).relative_to(tree)
+                for name in names:
+                    with contextlib.suppress(FileNotFoundError):
+                        self._take(Path(directory, name), str(Path(path, below, name)))
+                with contextlib.suppress(OSError):
+                    Path(directory).rmdir()
+
+    def _take(self, file: Path, path: str) -> None:
         taken = self._scratch / "taken"
-        self._move(self._top / path, taken, RENAME_NOREPLACE)
-        for file in [one for one in taken.rglob("*") if one.is_file()]:
-            below = str(file.relative_to(taken))
-            self._tell(f"{path}/{below}", "delete", displaced=self._taken(file))
-        shutil.rmtree(taken, ignore_errors=True)
+        self._move(file, taken, RENAME_NOREPLACE)
+        self._tell(path, "delete", displaced=self._taken(taken))
 
     def _move(self, one: Path, other: Path, flags: int) -> None:
         try:
