@@ -37,6 +37,7 @@ from worker.sessions import Run, Session, Sessions
 from worker.status import make_app
 from worker.uses import Uses
 from worker.verifying import VerifyRun
+from worker.watching.clocks import Clocks
 from worker.watching.watching import Watching
 
 log = structlog.get_logger()
@@ -87,7 +88,7 @@ async def _serve(
 ) -> None:
     clock = BootClock()
     uses = Uses()
-    watching = Watching(roots, config.state / "watching")
+    watching = Watching(roots, config.state / "watching", Clocks(wall=trees.wall))
 
     def starts_run(session: Session, order: StartRun) -> Run:
         around = Surroundings(

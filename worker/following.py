@@ -6,7 +6,6 @@ change leaves that only when it is at the target, verified and durable as the jo
 
 import asyncio
 import math
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from syncengine.agreed import Graft
 from syncengine.model import Counts, Hold, HoldReason, Problem
 from syncengine.names import parent_of
 from syncengine.scope import Scope
+from syncengine.wall import Wall
 from wire.clock import Clock
 from worker.passes import PassResult
 from worker.unwatched import Unwatched
@@ -105,6 +105,8 @@ class Follower:
     feed: Feed | Unwatched
     audit_s: float
     clock: Clock
+    wall: Wall
+    """As the journal has it: it says when changes were made."""
     news: Callable[[], None]
     """Called when something of what is public here has changed."""
     counts: Counts = field(default_factory=Counts)
@@ -266,7 +268,7 @@ class Follower:
             await self._rest(self._again_s())
             return
         audit.suspects = {path for path, _ in compared.unequal} - self._problems.keys()
-        audit.compared_at, audit.judged_from = time.time(), self.clock.now() + AUDIT_SETTLES_S
+        audit.compared_at, audit.judged_from = self.wall(), self.clock.now() + AUDIT_SETTLES_S
         if not audit.suspects:
             self._end_audit(audit, 0)
 

@@ -7,7 +7,6 @@ takeover. What is pending is the journal's, so neither a takeover nor a restart 
 import asyncio
 import contextlib
 import secrets
-import time
 from collections.abc import AsyncIterator
 
 import structlog
@@ -65,7 +64,8 @@ class MonitorRun:
         self._followers: list[Follower] = []
         self._news = asyncio.Event()
         self._said: Monitored | None = None
-        self._said_since: dict[str, float | None] = {}
+        self._since: dict[str, float | None] = {}
+        """By target: since when it is behind, in seconds of the epoch, as it was looked at last."""
         self._degraded = ""
 
     # What a session asks of a run
@@ -106,7 +106,10 @@ class MonitorRun:
 
     def cancelled(self) -> RunEnded:
         """Return how it stood, after `execute` was cancelled; the owner has heard of the rest."""
-        self.around.report(self._told(self._standings_known()))
+        for one in self._followers:
+            if not one.is_behind:
+                self._since[one.member] = None
+        self.around.report(self._told(self._standings()))
         problems = self._problems()
         behind = tuple(one.member for one in self._followers if one.is_behind)
         return RunEnded(
@@ -129,7 +132,7 @@ class MonitorRun:
         settle_s = self._monitor.settle_s
         feed = await self._watching.open(source.root, consumer, settle_s=settle_s)
         if feed is None:
-            yield Unwatched(consumer, self.around.clock)
+            yield Unwatched(consumer, self.around.clock, self.around.trees.wall)
             return
         try:
             yield feed
@@ -175,6 +178,7 @@ class MonitorRun:
             feed,
             self._monitor.audit_s,
             self.around.clock,
+            self.around.trees.wall,
             self._news.set,
         )
 
@@ -196,30 +200,27 @@ class MonitorRun:
                 async with asyncio.timeout(LOOK_S if is_behind else None):
                     await self._news.wait()
             self._news.clear()
-            told = self._told(await self._standings())
+            await self._look()
+            told = self._told(self._standings())
             if self._is_news(told):
                 self.around.report(told)
                 self._said = told
             await self.around.clock.sleep(REPORT_S)
 
-    async def _standings(self) -> tuple[Standing, ...]:
-        now = time.time()
-        found = []
+    async def _look(self) -> None:
+        """Ask the journal since when each target is behind, and how it is watched."""
         for one in self._followers:
-            since = await one.feed.oldest_change_at()
-            self._said_since[one.member] = since
-            age = 0.0 if since is None else max(0.0, now - since)
-            found.append(Standing(one.member, age if one.is_known else None, one.why))
+            self._since[one.member] = await one.feed.oldest_change_at()
         states = [one.feed.state() for one in self._followers]
         self._degraded = next((state.reason for state in states if state.reason), "")
-        return tuple(found)
 
-    def _standings_known(self) -> tuple[Standing, ...]:
-        now = time.time()
+    def _standings(self) -> tuple[Standing, ...]:
+        """Return how it stands, as it was looked at last."""
+        now = self.around.trees.wall()
         found = []
         for one in self._followers:
-            since = self._said_since.get(one.member)
-            age = max(0.0, now - since) if since is not None and one.is_behind else 0.0
+            since = self._since.get(one.member)
+            age = 0.0 if since is None else max(0.0, now - since)
             found.append(Standing(one.member, age if one.is_known else None, one.why))
         return tuple(found)
 

@@ -1,9 +1,9 @@
 """What stands for a journal where a root is not watched: everything, again and again."""
 
 import asyncio
-import time
 from collections.abc import Iterable
 
+from syncengine.wall import Wall
 from wire.clock import Clock
 from worker.watching.pending import Consumer, PendingBatch, PendingPath
 from worker.watching.state import NOT_WATCHED, WatchState
@@ -15,13 +15,14 @@ AGAIN_S = 30.0
 class Unwatched:
     """As `Feed`, for a root of which no event is asked for."""
 
-    def __init__(self, consumer: Consumer, clock: Clock) -> None:
+    def __init__(self, consumer: Consumer, clock: Clock, wall: Wall) -> None:
         """Have everything pending at once."""
         self.consumer = consumer
         self._clock = clock
+        self._wall = wall
         self._due_at = clock.now()
         self._looked_at = 0.0
-        self._in_step_at = time.time()
+        self._in_step_at = wall()
 
     async def pending(self) -> PendingBatch | None:
         """Return everything when it is time."""
@@ -31,7 +32,7 @@ class Unwatched:
         self._looked_at = now
         why = "the root is not watched"
         top = (PendingPath(b"", is_deep=True),)
-        return PendingBatch(self.consumer, top, (), 0, time.time(), why, has_more=False)
+        return PendingBatch(self.consumer, top, (), 0, self._wall(), why, has_more=False)
 
     async def done(
         self,

@@ -4,6 +4,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from syncengine.wall import Wall, machine_wall
+
 
 @dataclass(frozen=True, slots=True)
 class Clocks:
@@ -11,5 +13,5 @@ class Clocks:
 
     monotonic: Callable[[], float] = time.monotonic
     """Seconds; for everything that is waited for."""
-    wall: Callable[[], float] = time.time
+    wall: Wall = machine_wall
     """Seconds of the epoch; for since when something is pending, which outlives the process."""

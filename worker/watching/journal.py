@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from syncengine.failpoints import JournalStep, reach
 from syncengine.names import order_key, parent_of
+from syncengine.wall import Wall, machine_wall
 from worker.watching.coalesce import coalesced, is_below, relative_to
 from worker.watching.pending import Consumer, PendingBatch, PendingPath, RenameHint
 from worker.watching.store import Store
@@ -133,7 +134,7 @@ class ChangeJournal:
         *,
         most: int = MOST_PENDING,
         monotonic: Callable[[], float] = time.monotonic,
-        wall: Callable[[], float] = time.time,
+        wall: Wall = machine_wall,
     ) -> None:
         """Read who consumes; `most` bounds the paths that are remembered for each."""
         self._store = store

@@ -8,12 +8,12 @@ and how what was not told is found again: a stat scan, bit by bit between events
 import errno
 import os
 import stat
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import TYPE_CHECKING, NamedTuple
 
 from syncengine.names import MAX_PATH, is_reserved
+from syncengine.wall import Wall
 from worker.watching.index import TOP, UNSURE, TreeIndex, look_of
 from worker.watching.journal import Change, ChangeJournal
 from worker.watching.store import Store
@@ -54,7 +54,7 @@ class Survey:
         store: Store,
         index: TreeIndex,
         journal: ChangeJournal,
-        wall: Callable[[], float],
+        wall: Wall,
     ) -> None:
         """Begin with nothing to look at."""
         self._tree = tree

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import structlog
 
 from wire.orders import WatchDescription
 from worker.roots import Roots
+from worker.watching.clocks import Clocks
 from worker.watching.errors import JournalUnusable
 from worker.watching.feed import Feed
 from worker.watching.pending import Consumer
@@ -26,10 +26,11 @@ UNUSED_S = 14 * 86_400.0
 class Watching:
     """Watches roots for whoever opens a feed of them. For the worker's event loop."""
 
-    def __init__(self, roots: Roots, directory: Path) -> None:
+    def __init__(self, roots: Roots, directory: Path, clocks: Clocks | None = None) -> None:
         """Keep journals in `directory`."""
         self._roots = roots
         self._directory = directory
+        self._clocks = clocks or Clocks()
         self._watches: dict[str, RootWatch] = {}
         self._feeds: dict[tuple[str, Consumer], Feed] = {}
         self._settle_s: dict[tuple[str, Consumer], float] = {}
@@ -46,7 +47,7 @@ class Watching:
             try:
                 async with self._lock:
                     watch = await self._watch(name)
-                    unused = time.time() - UNUSED_S
+                    unused = self._clocks.wall() - UNUSED_S
                     for one in await asyncio.to_thread(watch.journal.forget_unused, unused):
                         log.warning("watch_consumer_forgotten", root=name, consumer=str(one))
                     watch.start()
@@ -155,6 +156,7 @@ class Watching:
                     exported.path,
                     self._file(root),
                     tell=lambda consumers: self._tell(root, consumers),
+                    clocks=self._clocks,
                 )
             )
             self._watches[root] = watch
