@@ -10,17 +10,39 @@ import stat
 from collections.abc import Callable, Iterator
 
 from syncengine.directories import Directories, Held
+from syncengine.entries import fingerprint
 from syncengine.errors import TargetChanged
 from syncengine.failpoints import Step, reach
 from syncengine.model import Kind
 from syncengine.names import parent_of
 from syncengine.operations import Link, Move, Temporaries
 from syncengine.places import is_same, look, move_new
-from syncengine.scan import fingerprint
 
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS})
 _MISSING_MODE = 0o755
 _PATH_ONLY = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+_moved = 0
+
+
+def directories_moved() -> int:
+    """Return a number that is another when this process has given a directory another path.
+
+    Who walks a tree meanwhile may have missed what was in it.
+    """
+    return _moved
+
+
+@contextlib.contextmanager
+def _counted(*, is_directory: bool) -> Iterator[None]:
+    """Let whoever walks while a directory moves know of it, whether he began or ends meanwhile."""
+    global _moved  # noqa: PLW0603 - of all pushes of this process, whatever tree they change
+    _moved += is_directory
+    try:
+        yield
+    finally:
+        _moved += is_directory
 
 
 class OwnMarks:
@@ -93,8 +115,9 @@ class Mover:
             before = look(fd, name)
             if before is None or not self._marks.is_seen(before, move.seen):
                 raise TargetChanged("what is to be renamed is not what the plan saw")
-            with _times_kept(fd, to_fd):
-                _rename(fd, name, to_fd, to_name, is_directory=move.kind is Kind.DIRECTORY)
+            is_directory = move.kind is Kind.DIRECTORY
+            with _times_kept(fd, to_fd), _counted(is_directory=is_directory):
+                _rename(fd, name, to_fd, to_name, is_directory=is_directory)
             after = look(to_fd, to_name)
             if after is None or not _is_it(before, after):
                 # RACE: somebody put something else here after the look. It goes back.

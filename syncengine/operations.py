@@ -12,13 +12,17 @@ DISPLACED_PREFIX = TEMPORARY_PREFIX + b"x~"
 
 _STAGED_PREFIX = TEMPORARY_PREFIX + b"n~"
 
+_LIFE = os.urandom(4).hex().encode()
+"""What the temporaries of this process begin with, behind their prefix."""
+
 
 class Temporaries:
     """Gives names for temporary entries, that no peer chooses and nobody can foretell."""
 
     def __init__(self) -> None:
-        self._staged = _STAGED_PREFIX + os.urandom(6).hex().encode() + b"~"
-        self._displaced = DISPLACED_PREFIX + os.urandom(6).hex().encode() + b"~"
+        push = _LIFE + os.urandom(4).hex().encode() + b"~"
+        self._staged = _STAGED_PREFIX + push
+        self._displaced = DISPLACED_PREFIX + push
         self._number = 0
 
     def staged(self) -> bytes:
@@ -30,6 +34,11 @@ class Temporaries:
         """Return a name for what changes places with `name`, from which that can be read again."""
         self._number += 1
         return (self._displaced + b"%x~" % self._number + name)[:MAX_NAME]
+
+
+def is_of_this_process(temporary: bytes) -> bool:
+    """Say whether a temporary was made since this process began: its push may still go on."""
+    return temporary.startswith((_STAGED_PREFIX + _LIFE, DISPLACED_PREFIX + _LIFE))
 
 
 def displaced_name(temporary: bytes) -> bytes | None:

@@ -19,6 +19,7 @@ from blake3 import blake3
 
 from syncengine.chunks import ID_BYTES
 from syncengine.directories import OPEN_DIRECTORY, Held
+from syncengine.operations import Temporaries
 from syncengine.ranges import copy_range
 from syncengine.reserved import open_reserved
 from syncengine.tree import Tree
@@ -79,7 +80,7 @@ class Partials:
 
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
-        self._number = 0
+        self._temporaries = Temporaries()
 
     def _open(self, *, create: bool) -> int | None:
         """Return a new descriptor of the directory, or None where there is none; OSError."""
@@ -140,7 +141,7 @@ class Partials:
         directory, it lies in that directory, and nothing is kept of it. Raises OSError.
         """
         if not self._can_be_moved(held):
-            name = b".baton~n~" + os.urandom(12).hex().encode()
+            name = self._temporaries.staged()
             fd = os.open(name, _NEW, 0o600, dir_fd=held.fd)
             return Partial(os.dup(held.fd), name, fd, is_kept=False)
         directory = self._open(create=True)

@@ -4,11 +4,9 @@ Depth-first, a directory before what it holds, children by name bytes. Memory gr
 single directory and with the depth, not with the tree.
 """
 
-import contextlib
 import os
 import stat
 import sys
-import time
 from collections.abc import Iterable, Iterator
 
 from blake3 import blake3
@@ -22,6 +20,7 @@ from syncengine.errors import RootReadOnly
 from syncengine.filters import ALWAYS, DIRECTORIES, OTHERS, Bounds, Filters, Rules
 from syncengine.grafts import Grafts
 from syncengine.inplace import undo_all
+from syncengine.leavings import remove_leavings
 from syncengine.model import (
     NOT_LOOKED_AT,
     PRETENDED,
@@ -33,12 +32,10 @@ from syncengine.model import (
     What,
 )
 from syncengine.names import MAX_NAME, MAX_PATH, is_reserved, join
-from syncengine.operations import displaced_name
 from syncengine.scope import Scope
 from syncengine.stretch_scan import DirectoryLooker
 from syncengine.stretches import Item, Stretch, unfolded
-from syncengine.trash import Trash
-from syncengine.tree import Tree, remove_tree
+from syncengine.tree import Tree
 
 __all__ = ["OPEN_FILE", "fingerprint", "scan", "scan_is_complete", "scan_stretches"]
 
@@ -523,7 +520,7 @@ class _Scan:
         if suspects and self.clean:
             temporaries = [name for name in suspects if name.startswith(TEMPORARY_PREFIX)]
             if temporaries:
-                self._clean(level, temporaries)
+                remove_leavings(self.tree, level.fd, level.path, temporaries)
         names = self._stay(level, names)
         longest = MAX_PATH - len(level.path) - 1
         if longest < MAX_NAME or suspects:
@@ -540,24 +537,6 @@ class _Scan:
             return names
         gone = self.grafts.gone
         return [name for name in names if join(level.real, name) not in gone]
-
-    def _clean(self, level: _Level, names: list[bytes]) -> None:
-        """Remove leavings. What cannot be removed now is met again by the next scan."""
-        before = os.fstat(level.fd)
-        day = time.strftime("%Y-%m-%d", time.gmtime())
-        with Trash(self.tree, day) as trash:
-            for name in names:
-                # CRASH: between an exchange and a look at what it displaced. That version may be
-                # one that no plan saw, so it is kept.
-                older = displaced_name(name)
-                with contextlib.suppress(OSError):
-                    if older is None:
-                        remove_tree(level.fd, name)
-                    else:
-                        trash.keep(level.fd, name, join(level.path, older))
-        # Cleaning is no change of the tree: the directory keeps its time.
-        with contextlib.suppress(OSError):
-            os.utime(level.fd, ns=(before.st_atime_ns, before.st_mtime_ns))
 
     def _digested(self, level: _Level, entry: Entry) -> Entry | None:
         """Read a file and give its entry with the digest; None when it vanished.

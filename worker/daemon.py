@@ -136,6 +136,7 @@ async def _serve(
     await watching.start()
     await server.start()
     reaping = asyncio.create_task(sessions.reap())
+    cleaning = asyncio.create_task(trees.leavings.clean(trees.open_target, sessions.fence, clock))
     listens = str(Address(parse_address(config.listen).host, port))
     log.info(
         "ready",
@@ -161,4 +162,7 @@ async def _serve(
         await sessions.close()
         await watching.close()
         await ending
+        cleaning.cancel()
+        await asyncio.gather(cleaning, return_exceptions=True)
+        await asyncio.to_thread(trees.leavings.end)
         log.info("stopped")

@@ -92,6 +92,12 @@ class Fence:
         """Let no further slice through until the next extension; does not wait either."""
         self._deadline = None
 
+    @contextmanager
+    def quiet(self) -> Iterator[None]:
+        """Let nothing be published for the job in the block: keep it short. Waits for a slice."""
+        with self.changed:
+            yield
+
     @property
     def is_live(self) -> bool:
         """Whether the deadline lies ahead."""
@@ -118,6 +124,11 @@ class Gate:
         self._badge = badge
         self._closed = False
         self._published_under: Token | None = None
+
+    @property
+    def job(self) -> str:
+        """The job that publishes."""
+        return self._fence.job
 
     @property
     def badge(self) -> Token:

@@ -7,8 +7,9 @@ blocks on the disk: call it from a thread.
 
 import sqlite3
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -32,12 +33,27 @@ CREATE TABLE IF NOT EXISTS roots (
     name TEXT NOT NULL PRIMARY KEY,
     known TEXT NOT NULL
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS written (
+    job TEXT NOT NULL,
+    root TEXT NOT NULL,
+    path BLOB NOT NULL,
+    PRIMARY KEY (job, root, path)
+) WITHOUT ROWID;
 """
 _PROBES = (
     "SELECT job, root, cluster_id, revision FROM tokens LIMIT 1",
     "SELECT name, known FROM roots LIMIT 1",
     "SELECT id FROM cluster",
+    "SELECT job, root, path FROM written LIMIT 1",
 )
+
+
+class Written(NamedTuple):
+    """A member's tree in which a job writes."""
+
+    job: str
+    root: str
+    path: bytes
 
 
 class Journal:
@@ -106,6 +122,24 @@ class Journal:
         with self._lock, self._db:
             self._db.execute("BEGIN IMMEDIATE")
             self._db.execute("INSERT OR REPLACE INTO roots VALUES (?, ?)", (name, text))
+
+    def written(self) -> list[Written]:
+        """Return where temporaries may lie."""
+        with self._lock:
+            return [Written(*row) for row in self._db.execute("SELECT * FROM written")]
+
+    def note_written(self, place: Written) -> None:
+        """Take it that temporaries may lie here from now on, whatever becomes of this process."""
+        with self._lock:
+            self._db.execute("INSERT OR IGNORE INTO written VALUES (?, ?, ?)", place)
+
+    def forget_written(self, places: Iterable[Written]) -> None:
+        """Take it that no temporaries lie here any more."""
+        with self._lock, self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            self._db.executemany(
+                "DELETE FROM written WHERE job = ? AND root = ? AND path = ?", places
+            )
 
     def close(self) -> None:
         """Close the file."""

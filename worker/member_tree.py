@@ -38,6 +38,7 @@ from wire.orders import Assignment, Member
 from worker.agreed_store import AgreedStore, AgreedStores, Whose, sightings
 from worker.agreements import borne_out
 from worker.journal import Journal
+from worker.leavings import Leavings
 from worker.roots import Roots
 from worker.source_records import (
     find_moves,
@@ -71,6 +72,7 @@ class MemberTrees:
         self._roots = roots
         self._journal = journal
         self._agreed = agreed
+        self.leavings = Leavings(journal)
         self._lock = threading.Lock()
         self._prepared: dict[tuple[str, str], float] = {}
         """By member and run, in seconds of the epoch when it was prepared for that run."""
@@ -437,6 +439,10 @@ class MemberTree:
     def remember(self, entries: int) -> None:
         """Remember how many entries there are after this run."""
         self._trees.remember(self.member, entries)
+
+    def note_written(self, job: str) -> None:
+        """Note that a job writes here, before it does, should this worker die of it."""
+        self._trees.leavings.note(job, self.member)
 
     def expire_trash(self, trash_s: int) -> None:
         """Remove what lay long enough in the root's trash."""

@@ -195,7 +195,9 @@ class PeerService(peer_pb2_grpc.PeerServicer):
                 ) as opened:
                     check_unchanged(opened, listed)
                     await asyncio.to_thread(prepared, opened, session.assignment.options, grant.run)
-                    receiver = receiver_for(opened, session.assignment.options, gate)
+                    receiver = await asyncio.to_thread(
+                        receiver_for, opened, session.assignment.options, gate
+                    )
                     # From here on frames may come: a refusal before this reaches the caller as it is.
                     await context.send_initial_metadata(())
                     await self._take(receiver, requests, context, gate, opened)

@@ -37,12 +37,13 @@ def prepared(opened: MemberTree, options: RunOptions, run: str) -> None:
 
 
 def receiver_for(opened: MemberTree, options: RunOptions, gate: Gate) -> Receiver:
-    """Return what carries out a push in this tree.
+    """Return what carries out a push in this tree; blocks on the disk.
 
     What a `move` brings is durable whatever the job says: the source is emptied because of it.
     """
     if options.rule is Rule.MOVE:
         options = dataclasses.replace(options, durability=Durability.STRICT)
     tree = opened.opened
+    opened.note_written(gate.job)
     stamp = stamp_of(tree.wall())
     return Receiver(tree, options, member=str(opened.member), gate=gate, run_stamp=stamp)

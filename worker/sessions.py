@@ -147,6 +147,10 @@ class Sessions:
         """Return the session of a job, if there is one."""
         return self._sessions.get(job)
 
+    def fence(self, job: str) -> Fence:
+        """Return the fence of a job, whether it has a session or not."""
+        return self._fences.setdefault(job, Fence(job, self._clock))
+
     def take(self, order: Order, link: ReportSink) -> None:
         """Begin to carry out an order; returns at once, and the link hears how it went."""
         if isinstance(order, Extend):
@@ -273,7 +277,7 @@ class Sessions:
     async def _open(self, order: OpenSession, link: ReportSink) -> None:
         assignment, token = order.assignment, order.token
         roots = self._roots_here(assignment)
-        fence = self._fences.setdefault(assignment.job, Fence(assignment.job, self._clock))
+        fence = self.fence(assignment.job)
         try:
             await self._accept(token, fence, roots)
         except sqlite3.Error as error:

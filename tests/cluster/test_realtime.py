@@ -15,8 +15,10 @@ import pytest
 
 from benchmarks.restless import Restless
 from cli.local_cluster import Member
+from syncengine.failpoints import VARIABLE, Step
 from tests.cluster.harness import Scene, paused, until
 from tests.cluster.trees import check_equal, grow, picture, put
+from tests.engine.trees import temporaries
 from worker.watching.index import UNSURE
 
 if TYPE_CHECKING:
@@ -311,6 +313,35 @@ async def test_workers_that_are_killed_catch_up_from_the_journal(pair: Scene) ->
     assert watches["found"] == 18, "what changed while it was dead, and nothing else"
     assert shown["files_scanned"] - before < 200, "no whole compare"
     await audited(pair, "killed")
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("step", [Step.AFTER_STAGE, Step.BEFORE_RENAME, Step.BEFORE_DISPLACED])
+async def test_i7_what_a_killed_target_left_goes_without_an_audit(pair: Scene, step: Step) -> None:
+    source, target = pair.roots["a"], pair.roots["b"]
+    grow(source, 100)
+    await follow(pair, "left", "a:data", "b:data")
+    b = pair.cluster.members["b"]
+    await b.stop()
+    b.environment = {VARIABLE: f"{step}:kill@2"}
+    await b.start()
+    await b.wait_ready()
+    edited = sorted(path for path in source.rglob("*") if path.is_file() and "d00" in str(path))[:9]
+    before = {path.read_bytes() for path in edited}
+    for path in edited:
+        put(path, "edited")
+    await b.wait()
+    left = temporaries(target)
+    assert left, "it died in the middle"
+    b.environment = {}
+    await b.start()
+    await until(lambda: not temporaries(target), "a target without leavings")
+    await same(source, target)
+    await in_step(pair, "left")
+    await audited(pair, "left")
+    if step is Step.BEFORE_DISPLACED:
+        kept = [path for path in (target / ".baton/trash").rglob("*") if path.is_file()]
+        assert any(path.read_bytes() in before for path in kept)
 
 
 @pytest.mark.timeout(120)
