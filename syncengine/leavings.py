@@ -115,4 +115,3 @@ def _empty(parent_fd: int, name: bytes) -> None:
             remove_tree(fd, os.fsencode(below))
     finally:
         os.close(fd)
-

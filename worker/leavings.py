@@ -57,8 +57,8 @@ class Leavings:
         with self._lock:
             try:
                 self._journal.forget_written(self._noted - self._left)
-            except sqlite3.Error as error:
-                log.warning("leavings_not_forgotten", why=str(error))  # a walk more, at the next start
+            except sqlite3.Error as error:  # a walk more, at the next start
+                log.warning("leavings_not_forgotten", why=str(error))
 
     async def clean(
         self,
