@@ -5,8 +5,8 @@ BIN    := $(VENV)/bin
 PROTOS := $(wildcard proto/baton/v1/*.proto)
 CODE   := cli coordinator syncengine wire worker tests benchmarks
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
-# Files of tests on two to four cores; what changes the whole machine by itself.
-PARALLEL := -n auto --maxprocesses=4 --dist loadgroup
+# Files of tests on two to four cores (tests/conftest.py says what stays together).
+PARALLEL := -n auto --maxprocesses=4 --dist loadscope
 
 .PHONY: help install demo test simulate check format bench proto lock clean
 
