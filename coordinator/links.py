@@ -61,7 +61,8 @@ class WorkerLink:
     connect: Connect
     clock: Clock
     is_up: bool = False
-    _subscriptions: list[Subscription] = field(default_factory=list)
+    _subscriptions: dict[str, list[Subscription]] = field(default_factory=dict)
+    """By job, in the order in which they came: thousands of jobs may have runs at one worker."""
     _orders: "asyncio.Queue[tuple[Order, LeaseSession]]" = field(default_factory=asyncio.Queue)
     _task: "asyncio.Task[None] | None" = None
 
@@ -70,7 +71,7 @@ class WorkerLink:
     ) -> Subscription:
         """Use the link for a job; `deliver` hears at once when the link is up already."""
         subscription = Subscription(job, lease, deliver, self)
-        self._subscriptions.append(subscription)
+        self._subscriptions.setdefault(job, []).append(subscription)
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._keep_connected())
         if self.is_up:
@@ -79,8 +80,11 @@ class WorkerLink:
 
     def unsubscribe(self, subscription: Subscription) -> None:
         """Stop delivering; the link lingers for the next run."""
-        if subscription in self._subscriptions:
-            self._subscriptions.remove(subscription)
+        of_job = self._subscriptions.get(subscription.job, [])
+        if subscription in of_job:
+            of_job.remove(subscription)
+        if not of_job:
+            self._subscriptions.pop(subscription.job, None)
 
     def send(self, order: Order, lease: LeaseSession) -> None:
         """Queue an order; dropped when no connection stands, or the lease is over."""
@@ -142,18 +146,21 @@ class WorkerLink:
 
     def _hear(self, report: Report) -> None:
         if isinstance(report, Pulse):
-            leases = {s.lease.lease_id: s.lease for s in self._subscriptions}
+            leases = {one.lease.lease_id: one.lease for one in self._all()}
             for lease_id, lease in leases.items():
                 remaining_s = lease.remaining_s()
                 if remaining_s > 0:
                     self.send(Extend(f"{lease_id:x}", report.stamp_ns, remaining_s), lease)
             return
-        for subscription in [s for s in self._subscriptions if s.job == report.job]:
+        for subscription in list(self._subscriptions.get(report.job, ())):
             subscription.deliver(report)
 
     def _tell(self, event: LinkEvent) -> None:
-        for subscription in list(self._subscriptions):
+        for subscription in self._all():
             subscription.deliver(event)
+
+    def _all(self) -> list[Subscription]:
+        return [one for of_job in self._subscriptions.values() for one in of_job]
 
 
 @dataclass(slots=True)

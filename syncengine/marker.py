@@ -10,7 +10,7 @@ import fcntl
 import os
 import stat
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import msgspec
 
@@ -37,8 +37,6 @@ class KnownRoot:
     generation: int
     file_system: str
     inode: int
-    entries: dict[bytes, int] = field(default_factory=dict)
-    """Entries after the last successful run, by covered path."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,9 +132,8 @@ def advance_marker(
     """
     if state.holds and not accept:
         raise MarkerError(f"the root is held: {state.holds[0].detail}")
-    entries = dict(known.entries) if known is not None and not accept else {}
     if tree.read_only:
-        return KnownRoot(state.root_id, state.generation, state.file_system, state.inode, entries)
+        return KnownRoot(state.root_id, state.generation, state.file_system, state.inode)
     is_new = not state.root_id or bool(state.holds)
     root_id = uuid.uuid4().hex if is_new else state.root_id
     generation = max(state.generation, known.generation if known is not None else 0) + 1
@@ -144,7 +141,7 @@ def advance_marker(
         _write(tree, _Marker(root_id, generation, state.file_system))
     except OSError as error:
         raise MarkerError(f"cannot write the marker: {error.strerror}") from error
-    return KnownRoot(root_id, generation, state.file_system, state.inode, entries)
+    return KnownRoot(root_id, generation, state.file_system, state.inode)
 
 
 def _read(tree: Tree) -> tuple[_Marker | None, str]:

@@ -24,7 +24,7 @@ from syncengine.errors import PathMissing, RootMissing
 from syncengine.filters import Filters
 from syncengine.flush import FlushedPaths
 from syncengine.lineage import Lineage, lineage_of
-from syncengine.marker import KnownRoot, MarkerState, advance_marker, check_marker
+from syncengine.marker import MarkerState, advance_marker, check_marker
 from syncengine.model import Compare, Entry, Hold, HoldReason, Problem, RunOptions
 from syncengine.other_names import find_names
 from syncengine.phases import Plan
@@ -55,6 +55,24 @@ _PREPARED_S = 3_600.0
 _MOST_PREPARED = 1_000
 
 
+class _Marking:
+    """Who waits for a root's next marker."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        """Held while a marker is written."""
+        self.covered = 0
+        """Whoever asked up to here has one that was begun after that."""
+        self.asked = 0
+        self._asking = threading.Lock()
+
+    def ask(self) -> int:
+        """Return the place of a run among those that asked."""
+        with self._asking:
+            self.asked += 1
+            return self.asked
+
+
 class MemberTrees:
     """Opens members of jobs below the configured roots, and keeps what is remembered of those."""
 
@@ -74,6 +92,8 @@ class MemberTrees:
         self._agreed = agreed
         self.leavings = Leavings(journal)
         self._lock = threading.Lock()
+        self._markings: dict[str, _Marking] = {}
+        """By root."""
         self._prepared: dict[tuple[str, str], float] = {}
         """By member and run, in seconds of the epoch when it was prepared for that run."""
 
@@ -88,7 +108,8 @@ class MemberTrees:
     def _open(self, member: Member, *, is_target: bool, create: bool) -> "MemberTree":
         root = self._roots[member.root]
         known = self._journal.known_root(member.root)
-        before = known.entries.get(member.path, UNKNOWN) if known is not None else UNKNOWN
+        number = self._journal.entries(member.root, member.path)
+        before = UNKNOWN if number is None else number
         try:
             tree = Tree.open(
                 bytes(root.path), member.path, create_sub=create, read_only=root.read_only
@@ -114,13 +135,22 @@ class MemberTrees:
         return MemberTree(self, member, tree, state, state.holds, before, lineage)
 
     def mark(self, member: Member, tree: Tree, state: MarkerState) -> None:
-        """Write the marker of this run; what was held has been approved when this is called."""
-        with self._lock:
+        """Write the marker of this run; what was held has been approved when this is called.
+
+        Runs that ask while one marker is written share the next.
+        """
+        marking = self._markings.setdefault(member.root, _Marking())
+        place = marking.ask()
+        with marking.lock:
+            if place <= marking.covered and not state.holds:
+                return
+            covers = marking.asked
             known = self._journal.known_root(member.root)
             # Another job may have used the root since it was looked at.
             fresh = check_marker(tree, known, member=str(member)) if not state.holds else state
             marked = advance_marker(tree, fresh, known, accept=bool(state.holds))
-            self._journal.remember_root(member.root, marked)
+            self._journal.remember_root(member.root, marked, is_new=bool(state.holds))
+            marking.covered = covers
 
     def is_prepared(self, member: Member, run: str) -> bool:
         """Say whether a member was prepared for a run, and not long ago."""
@@ -149,14 +179,8 @@ class MemberTrees:
 
     def remember(self, member: Member, entries: int) -> None:
         """Remember how many entries the member has now."""
-        with self._lock:
-            known = self._journal.known_root(member.root)
-            if known is None:
-                return
-            changed: KnownRoot = dataclasses.replace(
-                known, entries={**known.entries, member.path: entries}
-            )
-            self._journal.remember_root(member.root, changed)
+        if self._journal.known_root(member.root) is not None:
+            self._journal.remember_entries(member.root, member.path, entries)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import asyncio
 import queue
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from contextlib import asynccontextmanager
 from typing import Any, Generic, ParamSpec, TypeVar
 
@@ -21,19 +21,86 @@ S = TypeVar("S")
 DEPTH = 4
 """Items that may wait between a thread and the loop: one would make both sides wait for each other's
 slowest moments; a few even those out."""
+KEPT_S = 5.0
+"""How long a thread without work waits for more: short runs would else make several a run."""
+
+_Step = tuple["Future[Any]", Callable[[], Any]]
+
+
+class LongThreads(Executor):
+    """Threads for long work: as many as there is work, and nobody waits for another's to end.
+
+    To start a thread costs the loop more than many a run's step takes, so those that are done wait a
+    moment for the next step. Safe to use from several threads.
+    """
+
+    def __init__(self, kept_s: float = KEPT_S) -> None:
+        """Begin with no thread; each lives for `kept_s` seconds after its last step."""
+        self._kept_s = kept_s
+        self._lock = threading.Lock()
+        self._idle: list[queue.SimpleQueue[_Step]] = []
+
+    @property
+    def idle(self) -> int:
+        """How many threads wait for work."""
+        return len(self._idle)
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> "Future[T]":
+        """Begin to call a function in a thread that does nothing else meanwhile; returns at once."""
+        future: Future[T] = Future()
+        step: _Step = (future, lambda: fn(*args, **kwargs))
+        with self._lock:
+            waiting = self._idle.pop() if self._idle else None
+        if waiting is None:
+            threading.Thread(target=self._serve, args=(step,), name="work", daemon=True).start()
+        else:
+            waiting.put(step)
+        return future
+
+    def _serve(self, step: _Step | None) -> None:
+        given: queue.SimpleQueue[_Step] = queue.SimpleQueue()
+        while step is not None:
+            _carry_out(step)
+            with self._lock:
+                self._idle.append(given)
+            step = None  # holds what it used no longer than it took
+            step = self._next(given)
+
+    def _next(self, given: "queue.SimpleQueue[_Step]") -> _Step | None:
+        try:
+            return given.get(timeout=self._kept_s)
+        except queue.Empty:
+            with self._lock:
+                if given in self._idle:
+                    self._idle.remove(given)
+                    return None
+        return given.get()  # RACE: it was taken in that very moment, so its step is on the way
+
+
+def _carry_out(step: _Step) -> None:
+    future, function = step
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        result = function()
+    except BaseException as error:  # noqa: BLE001 - whoever waits for it gets it
+        future.set_exception(error)
+    else:
+        future.set_result(result)
+
+
+_threads = LongThreads()
 
 
 async def in_own_thread(function: Callable[[], T], *, stop: Callable[[], object]) -> T:
     """Run a function in a thread of its own; when cancelled, `stop` it and wait for its end."""
-    executor = ThreadPoolExecutor(1, thread_name_prefix="work")
-    future = asyncio.get_running_loop().run_in_executor(executor, function)
+    future = asyncio.get_running_loop().run_in_executor(_threads, function)
     try:
         return await asyncio.shield(future)
     except asyncio.CancelledError:
         stop()
         raise
     finally:
-        executor.shutdown(wait=False)
         await _ended(future)
 
 
@@ -55,10 +122,9 @@ async def read_ahead(
 ) -> AsyncIterator[AsyncIterator[T]]:
     """Give what a blocking iterator gives, the next items made while one is used.
 
-    The iterator runs in a thread of its own and is closed there when the block is left. One that may
+    The iterator runs in a thread of its own and is closed when the block is left. One that may
     wait for something else than the disk needs `stop`, which wakes it then.
     """
-    executor = ThreadPoolExecutor(1, thread_name_prefix="read")
     loop = asyncio.get_running_loop()
     made: asyncio.Queue[T | None] = asyncio.Queue()
     room = threading.Semaphore(depth)
@@ -74,7 +140,7 @@ async def read_ahead(
         finally:
             loop.call_soon_threadsafe(made.put_nowait, None)
 
-    making = loop.run_in_executor(executor, make)
+    making = loop.run_in_executor(_threads, make)
 
     async def items() -> AsyncIterator[T]:
         while (item := await made.get()) is not None:
@@ -92,9 +158,7 @@ async def read_ahead(
         try:
             await _ended(making)
         finally:
-            closing = loop.run_in_executor(executor, _close, iterator)
-            executor.shutdown(wait=False)
-            await _ended(closing)
+            await _ended(loop.run_in_executor(_threads, _close, iterator))
 
 
 class WorkBehind(Generic[T, R]):
@@ -120,8 +184,8 @@ class WorkBehind(Generic[T, R]):
         self._room = asyncio.Semaphore(depth)
         self._results: asyncio.Queue[tuple[R] | None] = asyncio.Queue()
         self._is_over = self._stopped = False
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="work")
-        self._working = self._loop.run_in_executor(self._executor, self._run)
+        self._working = self._loop.run_in_executor(_threads, self._run)
+        self._called: asyncio.Future[Any] | None = None
         self._telling = asyncio.create_task(self._tell_all())
 
     async def put(self, item: T) -> None:
@@ -142,18 +206,21 @@ class WorkBehind(Generic[T, R]):
         await asyncio.shield(self._working)
 
     async def call(self, function: Callable[[], S]) -> S:
-        """Run something else in the same thread, after `end`."""
-        return await self._loop.run_in_executor(self._executor, function)
+        """Run something else in a thread, after `end`; `stop` waits for its end too."""
+        called = self._loop.run_in_executor(_threads, function)
+        self._called = called
+        return await asyncio.shield(called)
 
     async def stop(self, last: Callable[[], object]) -> None:
-        """Wait for the step under way, drop the rest, and run `last` in the thread."""
+        """Wait for the step under way, drop the rest, and run `last` in a thread."""
         self._stopped = True
         self._telling.cancel()
         self._waiting.put(None)
         await _ended(self._working)
         await _ended(self._telling)
-        await _ended(self._loop.run_in_executor(self._executor, last))
-        self._executor.shutdown(wait=False)
+        if self._called is not None:
+            await _ended(self._called)
+        await _ended(self._loop.run_in_executor(_threads, last))
 
     def _run(self) -> None:
         try:

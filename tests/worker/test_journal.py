@@ -1,6 +1,10 @@
 """The journal: what was answered is still there when the file is opened again, or it says so."""
 
 import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -62,12 +66,108 @@ def test_roots_survive_a_reopen_with_paths_that_are_no_text(tmp_path: Path) -> N
     path = tmp_path / "journal.db"
     journal = Journal(path)
     assert journal.known_root("data") is None
-    known = KnownRoot("id", 4, "fs", 99, {b"": 3, b"a/\xff\x00b": 5, "ü".encode(): 0})
+    known = KnownRoot("id", 4, "fs", 99)
+    entries = {b"": 3, b"a/\xff\x00b": 5, "ü".encode(): 0}
     journal.remember_root("data", KnownRoot("id", 3, "fs", 99))
+    for below, number in entries.items():
+        journal.remember_entries("data", below, number + 1)
+        journal.remember_entries("data", below, number)
     journal.remember_root("data", known)
     journal = reopened(journal, path)
     assert journal.known_root("data") == known
     assert journal.known_root("else") is None
+    assert {below: journal.entries("data", below) for below in entries} == entries
+    assert journal.entries("data", b"else") is None
+    assert journal.entries("else", b"") is None
+    journal.close()
+
+
+def test_i8_of_a_root_that_is_taken_as_new_no_entries_are_remembered(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.db")
+    for root in ("data", "else"):
+        journal.remember_root(root, KnownRoot("id", 3, "fs", 99))
+        journal.remember_entries(root, b"a", 7)
+    journal.remember_root("data", KnownRoot("new", 1, "fs", 99), is_new=True)
+    assert journal.entries("data", b"a") is None
+    assert journal.entries("else", b"a") == 7
+    journal.close()
+
+
+def test_i8_entries_that_an_older_worker_remembered_still_count(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    Journal(path).close()
+    # What the version before wrote; keys are base64.
+    old = '{"root_id":"id","generation":4,"file_system":"fs","inode":99,"entries":{"":3,"Yf8=":5}}'
+    with sqlite3.connect(path) as db:
+        db.execute("INSERT INTO roots VALUES ('data', ?)", (old,))
+    db.close()
+    for _ in range(2):
+        journal = Journal(path)
+        assert journal.known_root("data") == KnownRoot("id", 4, "fs", 99)
+        assert journal.entries("data", b"") == 3
+        assert journal.entries("data", b"a\xff") == 5
+        journal.close()
+
+
+def test_i5_what_many_threads_write_at_once_is_all_there_in_fewer_flushes(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    journal = Journal(path)
+    together = threading.Barrier(16)
+
+    def accept_some(thread: int) -> None:
+        for number in range(40):
+            job = f"job-{thread}-{number}"
+            journal.accept(job, ["a"], Token(7, number + 1))
+            assert journal.tokens(job, ["a"]) == {"a": Token(7, number + 1)}, "when it returns"
+
+    def first_all_at_once(thread: int) -> None:
+        with journal._lock:
+            pass
+        together.wait(10)
+        accept_some(thread)
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(first_all_at_once, range(16)))
+    assert journal.commits < 16 * 40
+    journal = reopened(journal, path)
+    for thread in range(16):
+        for number in range(40):
+            found = journal.tokens(f"job-{thread}-{number}", ["a"])
+            assert found == {"a": Token(7, number + 1)}
+    journal.close()
+
+
+def test_i5_a_write_that_cannot_be_made_is_told_to_all_who_wrote_with_it(tmp_path: Path) -> None:
+    """And none of them is done by half."""
+    journal = Journal(tmp_path / "journal.db")
+    told: dict[str, BaseException] = {}
+
+    def trying(write: Callable[[], None], name: str) -> None:
+        try:
+            write()
+        except OverflowError as error:
+            told[name] = error
+
+    def good() -> None:
+        journal.accept("job", ["a"], T1)
+
+    def bad() -> None:
+        journal.remember_entries("a", b"", 2**63)  # more than SQLite's integers hold
+
+    writers = [threading.Thread(target=trying, args=(one, one.__name__)) for one in (good, bad)]
+    with journal._lock:  # both wait for it, and then go together
+        for one in writers:
+            one.start()
+        deadline = time.monotonic() + 10
+        while len(journal._waiting) < len(writers):
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+    for one in writers:
+        one.join(10)
+    assert set(told) == {"good", "bad"}
+    assert journal.tokens("job", ["a"]) == {}
+    good()
+    assert journal.tokens("job", ["a"]) == {"a": T1}
     journal.close()
 
 
@@ -98,7 +198,8 @@ def test_i3_a_damaged_journal_is_refused_with_what_to_do(tmp_path: Path, harm: o
     path = tmp_path / "journal.db"
     journal = Journal(path)
     journal.accept("job", [f"{number:060}" for number in range(200)], T1)
-    journal.remember_root("data", KnownRoot("id", 4, "fs", 99, {b"x" * 3000: 1}))
+    journal.remember_root("data", KnownRoot("id", 4, "fs", 99))
+    journal.remember_entries("data", b"x" * 3000, 1)
     journal.close()
     assert callable(harm)
     harm(path)

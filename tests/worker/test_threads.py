@@ -2,11 +2,12 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from worker.threads import WorkBehind, in_thread, read_ahead
+from worker.threads import LongThreads, WorkBehind, in_own_thread, in_thread, read_ahead
 
 
 class Broken(Exception):
@@ -41,19 +42,19 @@ async def test_no_more_is_read_ahead_than_there_is_room_for() -> None:
 
 
 async def test_a_reader_that_stops_early_leaves_nothing_running() -> None:
-    closed_in: list[str] = []
+    closed_in: list[threading.Thread] = []
 
     def endless() -> Iterator[int]:
         try:
             while True:
                 yield 1
         finally:
-            closed_in.append(threading.current_thread().name)
+            closed_in.append(threading.current_thread())
 
     async with read_ahead(endless()) as items:
         await anext(items)
     assert len(closed_in) == 1
-    assert closed_in[0].startswith("read")
+    assert closed_in[0] is not threading.main_thread()
 
 
 async def test_what_the_iterator_raises_comes_after_what_it_gave() -> None:
@@ -235,3 +236,63 @@ async def test_who_is_cancelled_closes_nothing_that_a_thread_still_uses() -> Non
     with pytest.raises(asyncio.CancelledError):
         await task
     assert told == ["used", "closed"]
+
+
+def test_long_work_waits_for_no_other() -> None:
+    threads = LongThreads()
+    everybody = threading.Barrier(40)
+    waiting = [threads.submit(everybody.wait, 10) for _ in range(40)]
+    assert sorted(one.result(10) for one in waiting) == list(range(40))
+
+
+def test_a_thread_does_one_step_after_the_other() -> None:
+    threads = LongThreads()
+    first = threads.submit(threading.get_ident).result(10)
+    until(lambda: threads.idle == 1)
+    assert threads.submit(threading.get_ident).result(10) == first
+
+
+def test_threads_without_work_end_and_others_come_when_there_is_some() -> None:
+    threads = LongThreads(kept_s=0.01)
+    for _ in range(20):
+        steps = [threads.submit(int, text) for text in ("1", "2", "3")]
+        assert [one.result(10) for one in steps] == [1, 2, 3]
+    until(lambda: threads.idle == 0)
+    assert threads.submit(int, "4").result(10) == 4
+
+
+def test_a_step_that_raises_leaves_its_thread_for_the_next() -> None:
+    threads = LongThreads()
+    with pytest.raises(ValueError, match="invalid literal"):
+        threads.submit(int, "none").result(10)
+    assert threads.submit(int, "5").result(10) == 5
+
+
+async def test_who_stops_waits_for_what_was_called_last() -> None:
+    """What `last` closes may be in use by a call whose caller was cancelled."""
+    begun, may_end = threading.Event(), threading.Event()
+    order: list[str] = []
+
+    def long() -> None:
+        begun.set()
+        may_end.wait(10)
+        order.append("called")
+
+    work = WorkBehind(str, tell=_nobody)
+    await work.end()
+    calling = asyncio.create_task(work.call(long))
+    await asyncio.to_thread(begun.wait, 10)
+    calling.cancel()
+    await asyncio.wait([calling])
+    stopping = asyncio.create_task(work.stop(lambda: order.append("last")))
+    await in_own_thread(may_end.set, stop=may_end.set)
+    await stopping
+    assert order == ["called", "last"]
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for what other threads do."""
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
