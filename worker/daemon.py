@@ -22,6 +22,7 @@ from wire.process import (
 )
 from wire.room import Room
 from worker.agreed_store import AgreedStores
+from worker.channels import Channels
 from worker.config import WorkerConfig
 from worker.journal import Journal
 from worker.link import Describe, WorkerService, add_to_server
@@ -88,6 +89,7 @@ async def _serve(
 ) -> None:
     clock = BootClock()
     uses = Uses()
+    channels = Channels(config.credentials, clock)
     watching = Watching(roots, config.state / "watching", Clocks(wall=trees.wall))
 
     def starts_run(session: Session, order: StartRun) -> Run:
@@ -95,7 +97,7 @@ async def _serve(
             worker=config.name,
             trees=trees,
             uses=uses,
-            credentials=config.credentials,
+            channels=channels,
             clock=clock,
             fence=session.fence,
             report=session.report,
@@ -160,6 +162,7 @@ async def _serve(
         service.close()
         await peers.close()
         await sessions.close()
+        await channels.close()
         await watching.close()
         await ending
         cleaning.cancel()

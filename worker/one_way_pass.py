@@ -331,7 +331,7 @@ class OneWayPasses:
         self._target = target
         self._around = around
         self._peer = Peer(
-            assignment.job, order.run, order.token, target, around.credentials, around.clock
+            assignment.job, order.run, order.token, target, around.channels, around.clock
         )
         self._lock = asyncio.Lock()
         self._tide = Tide()

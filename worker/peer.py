@@ -24,10 +24,8 @@ from syncengine.scope import Scope
 from syncengine.sender import Sender, SendResult
 from syncengine.sightings import encode_agreements, encode_paths
 from syncengine.tree import Tree
-from wire.channel import Credentials, open_channel
 from wire.clock import Clock
 from wire.errors import WireError
-from wire.identity import Role
 from wire.orders import Member, PeerGrant
 from wire.peer_convert import (
     ListRequest,
@@ -41,6 +39,7 @@ from wire.peer_convert import (
     read_end_of_stream,
 )
 from wire.token import Token
+from worker.channels import Channels
 from worker.peer_listing import Listing, PeerFailed, RawStream, describe_error
 from worker.threads import WorkBehind, read_ahead, to_the_end
 
@@ -75,7 +74,7 @@ class Peer:
         run: str,
         token: Token,
         member: Member,
-        credentials: Credentials,
+        channels: Channels,
         clock: Clock,
     ) -> None:
         """Connect to nobody yet."""
@@ -83,9 +82,11 @@ class Peer:
         self._job = job
         self._run = run
         self._token = token
-        self._credentials = credentials
+        self._channels = channels
         self._clock = clock
         self._channel: grpc.aio.Channel | None = None
+        self._calls = 0
+        """Begun on the channel, and not come to their ends: no other run takes one with such a call."""
         self._sender: Sender | None = None
         self._is_writing = False
         """Whether something that a gate lets through at the member is under way."""
@@ -126,6 +127,7 @@ class Peer:
             grant = PeerGrant(self._job, self._token, self._run, str(self.member))
             request = ListRequest(grant, sightings, digests_of is not None, tuple(grafts), scope)
             call = method()
+            self._calls += 1
             asking = asyncio.create_task(_ask(call, request, digests_of or ()))
             try:
                 raw = await call.read()
@@ -140,6 +142,7 @@ class Peer:
             except (WireError, EngineError) as error:
                 raise PeerFailed(f"the listing makes no sense: {error}") from error
             else:
+                self._calls -= 1
                 return
             finally:
                 call.cancel()
@@ -186,6 +189,7 @@ class Peer:
             "/baton.v1.Peer/Push"
         )
         call = method()
+        self._calls += 1
         self._sender, self._is_writing = sender, True
         hearing = asyncio.create_task(_hear(call, sender))
         try:
@@ -209,6 +213,7 @@ class Peer:
             await asyncio.gather(hearing, return_exceptions=True)
             call.cancel()
             self._sender, self._is_writing = None, False
+        self._calls -= 1
         return sender.result()
 
     # Fetching
@@ -232,6 +237,7 @@ class Peer:
             "/baton.v1.Peer/Fetch"
         )
         call = method()
+        self._calls += 1
         try:
             await call.write(self._grant())
             await call.initial_metadata()
@@ -246,6 +252,7 @@ class Peer:
             raise PeerFailed(why, notes.result().counts, is_early=is_early) from error
         finally:
             call.cancel()
+        self._calls -= 1
         return Fetched(notes.result(), end.problems)
 
     async def _receive(self, call: RawStream, receiver: Receiver, notes: Sender) -> StreamEnd:
@@ -291,6 +298,7 @@ class Peer:
             "/baton.v1.Peer/Agree"
         )
         call = method()
+        self._calls += 1
         self._is_writing = True
         try:
             await call.write(self._grant())
@@ -298,7 +306,7 @@ class Peer:
                 async for frame in frames:
                     await call.write(frame)
             await call.done_writing()
-            return agree_response_from_bytes(await call)
+            recorded = agree_response_from_bytes(await call)
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError, WireError) as error:
             why, code = str(error), None
             if call.done():
@@ -308,14 +316,16 @@ class Peer:
         finally:
             call.cancel()
             self._is_writing = False
+        self._calls -= 1
+        return recorded
 
     async def close(self) -> None:
         """Hang up."""
         if self._renewing is not None:
             self._renewing.cancel()
-        if self._channel is not None:
-            await self._channel.close()
-            self._channel = None
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            await self._channels.give_back(self.member, channel, is_sound=not self._calls)
 
     async def _renew(self) -> None:
         """Show the new badge until the member has taken it or what is under way is over."""
@@ -337,12 +347,7 @@ class Peer:
     def _open(self) -> grpc.aio.Channel:
         if self._channel is None:
             try:
-                self._channel = open_channel(
-                    self.member.address,
-                    self._credentials,
-                    (Role.WORKER, self.member.worker),
-                    data=True,
-                )
+                self._channel = self._channels.take(self.member)
             except WireError as error:
                 raise PeerFailed(str(error)) from error
         return self._channel

@@ -20,7 +20,6 @@ from syncengine.lineage import Lineage, is_shared
 from syncengine.model import Counts, Hold, Problem, What
 from syncengine.phases import Plan
 from syncengine.sender import Sender, SendResult
-from wire.channel import Credentials
 from wire.clock import Clock
 from wire.orders import (
     Assignment,
@@ -34,6 +33,7 @@ from wire.orders import (
     StartRun,
 )
 from wire.token import Token
+from worker.channels import Channels
 from worker.errors import PeerRefused
 from worker.fence import Fence, Gate
 from worker.member_tree import MemberTree, MemberTrees
@@ -60,7 +60,7 @@ class Surroundings:
     worker: str
     trees: MemberTrees
     uses: Uses
-    credentials: Credentials
+    channels: Channels
     clock: Clock
     fence: Fence
     """Of the job: who changes a tree of this very worker passes it too."""
@@ -131,7 +131,7 @@ class Part:
 
 def peer_of(job: str, order: StartRun, member: Member, around: Surroundings) -> Peer:
     """Return the way to a member for a run; connects to nobody yet."""
-    return Peer(job, order.run, order.token, member, around.credentials, around.clock)
+    return Peer(job, order.run, order.token, member, around.channels, around.clock)
 
 
 class MemberRun(abc.ABC):

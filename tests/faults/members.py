@@ -32,6 +32,7 @@ from wire.orders import (
 )
 from wire.token import Token
 from worker.agreed_store import AgreedStores
+from worker.channels import Channels
 from worker.journal import Journal
 from worker.member_tree import MemberTrees
 from worker.n_way import NWayRun
@@ -89,13 +90,14 @@ class LocalWorker:
         )
         credentials = Insecure(Identity("local", Role.WORKER, self.name))
         clock, uses = BootClock(), Uses()
+        channels = Channels(credentials, clock)
 
         def around(session: Session) -> Surroundings:
             return Surroundings(
                 worker=self.name,
                 trees=trees,
                 uses=uses,
-                credentials=credentials,
+                channels=channels,
                 clock=clock,
                 fence=session.fence,
                 report=session.report,
@@ -125,6 +127,7 @@ class LocalWorker:
         self._closing.callback(roots.close)
         self._closing.callback(journal.close)
         self._closing.callback(chunks.close)
+        self._closing.push_async_callback(channels.close)
         self._closing.push_async_callback(self.sessions.close)
         self._closing.push_async_callback(peers.close)
         self._closing.push_async_callback(server.stop, 0)
