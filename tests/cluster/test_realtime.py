@@ -335,7 +335,8 @@ async def test_i7_what_a_killed_target_left_goes_without_an_audit(pair: Scene, s
     assert left, "it died in the middle"
     b.environment = {}
     await b.start()
-    await until(lambda: not temporaries(target), "a target without leavings")
+    await b.wait_ready()
+    await until(lambda: not temporaries(target), "a target without leavings", 60)
     await same(source, target)
     await in_step(pair, "left")
     await audited(pair, "left")
