@@ -10,6 +10,7 @@ WireError                 every sentence says what was found and what to do abou
 │   └── AddressInUse
 ├── StateInUse            a state directory that another process has, or that cannot be used
 ├── PeerRefused           the caller of a method is nobody that may call it
+├── PayloadBroken         the connection of a push's frames ended, or carried something else
 └── ProtocolError         a message that makes no sense
 """
 
@@ -48,6 +49,10 @@ class AddressInUse(BindFailed):
 
 class PeerRefused(WireError):
     """The other side of a call has no identity of this cluster."""
+
+
+class PayloadBroken(WireError):
+    """The connection that carries the frames of a push ended early, or carried something else."""
 
 
 class ProtocolError(WireError):

@@ -31,7 +31,7 @@ class Channels:
 
     def __init__(self, credentials: Credentials, clock: Clock) -> None:
         """Begin with none."""
-        self._credentials = credentials
+        self.credentials = credentials
         self._clock = clock
         self._idle: dict[tuple[str, str], list[_Idle]] = {}
         self._broken: list[grpc.aio.Channel] = []
@@ -51,7 +51,7 @@ class Channels:
             self._broken.append(channel)
             self._look()
         return open_channel(
-            member.address, self._credentials, (Role.WORKER, member.worker), data=True
+            member.address, self.credentials, (Role.WORKER, member.worker), data=True
         )
 
     async def give_back(self, member: Member, channel: grpc.aio.Channel, *, is_sound: bool) -> None:

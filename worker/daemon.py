@@ -118,7 +118,8 @@ async def _serve(
         starts_run=starts_run,
         room=Room(config.max_runs),
     )
-    peers = PeerService(sessions, trees, config.credentials, uses)
+    host = parse_address(config.listen).host
+    peers = PeerService(sessions, trees, config.credentials, uses, host=host)
     facts = WorkerDescription(
         name=config.name,
         identity=str(config.credentials.identity),
@@ -139,7 +140,7 @@ async def _serve(
     await server.start()
     reaping = asyncio.create_task(sessions.reap())
     cleaning = asyncio.create_task(trees.leavings.clean(trees.open_target, sessions.fence, clock))
-    listens = str(Address(parse_address(config.listen).host, port))
+    listens = str(Address(host, port))
     log.info(
         "ready",
         role="worker",

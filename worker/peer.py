@@ -3,7 +3,15 @@ the content fetched from it, and what it is told to agree to.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Generator,
+    Iterable,
+    Iterator,
+    Sequence,
+)
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
@@ -25,7 +33,7 @@ from syncengine.sender import Sender, SendResult
 from syncengine.sightings import encode_agreements, encode_paths
 from syncengine.tree import Tree
 from wire.clock import Clock
-from wire.errors import WireError
+from wire.errors import PayloadBroken, WireError
 from wire.orders import Member, PeerGrant
 from wire.peer_convert import (
     ListRequest,
@@ -39,6 +47,7 @@ from wire.peer_convert import (
     read_end_of_stream,
 )
 from wire.token import Token
+from worker import payload_way
 from worker.channels import Channels
 from worker.peer_listing import Listing, PeerFailed, RawStream, describe_error
 from worker.threads import WorkBehind, read_ahead, to_the_end
@@ -52,6 +61,7 @@ PATIENCE_S = 15.0
 """How long a member may lack the session that our owner opened, or opens, for the same job."""
 _AGAIN_S = 0.1
 _RENEW_S = 3.0
+_REASON_S = 2.0
 
 T = TypeVar("T")
 
@@ -188,7 +198,7 @@ class Peer:
         method: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = self._open().stream_stream(
             "/baton.v1.Peer/Push"
         )
-        call = method()
+        call = method(metadata=payload_way.wanted(self._channels.credentials, plan.summary.bytes))
         self._calls += 1
         self._sender, self._is_writing = sender, True
         hearing = asyncio.create_task(_hear(call, sender))
@@ -196,14 +206,25 @@ class Peer:
             await call.write(self._grant())
             # A write to a call that the other side has just refused would hide the reason: gRPC
             # takes the failed write for an error of its own. So the other side speaks first.
-            await call.initial_metadata()
-            async with read_ahead(sender.frames(), stop=sender.abort) as frames:
-                async for frame in frames:
-                    await call.write(frame)
-            await call.write(end_of_push(PushEnd(entries)))
+            payload = await payload_way.reached(call, self.member.address)
+            frames = _with_end(sender, entries)
+            if payload is not None:
+                await payload_way.pour(payload, frames, hearing=hearing, stop=sender.abort)
+            else:
+                async with read_ahead(frames, stop=sender.abort) as made:
+                    async for frame in made:
+                        await call.write(frame)
             await call.done_writing()
             await hearing
-        except (grpc.aio.AioRpcError, asyncio.InvalidStateError, EngineError) as error:
+        except (
+            grpc.aio.AioRpcError,
+            asyncio.InvalidStateError,
+            EngineError,
+            PayloadBroken,
+        ) as error:
+            if isinstance(error, PayloadBroken):
+                # Mostly the whole call broke off: it says why, but may need a moment to notice.
+                await asyncio.wait([hearing], timeout=_REASON_S)
             why = await _why(call, error)
             is_early = call.done() and await call.code() is grpc.StatusCode.ABORTED
             raise PeerFailed(why, sender.result().counts, is_early=is_early) from error
@@ -387,6 +408,12 @@ async def _hear(call: RawStream, sender: Sender) -> None:
     code = await call.code()
     if code is not grpc.StatusCode.OK:
         raise await _ended(call)
+
+
+def _with_end(sender: Sender, entries: int | None) -> Generator[bytes, None, None]:
+    """Yield the frames of a push, and what ends it."""
+    yield from sender.frames()
+    yield end_of_push(PushEnd(entries))
 
 
 async def _ended(call: RawStream) -> grpc.aio.AioRpcError:

@@ -23,7 +23,7 @@ from syncengine.sender import Sender
 from syncengine.sightings import decode_agreements, decode_paths, encode_sightings
 from syncengine.spool import ValueSpool
 from wire.channel import Credentials
-from wire.errors import ProtocolError
+from wire.errors import PayloadBroken, ProtocolError
 from wire.orders import PeerGrant
 from wire.peer_convert import (
     ListHeader,
@@ -37,6 +37,7 @@ from wire.peer_convert import (
     list_request_from_bytes,
     read_end_of_push,
 )
+from worker import payload_way
 from worker.agreed_store import AgreedStoreLost
 from worker.authority import Authority
 from worker.errors import PeerRefused
@@ -61,9 +62,16 @@ class PeerService(peer_pb2_grpc.PeerServicer):
     """What the other workers of a job may ask of this one."""
 
     def __init__(
-        self, sessions: Sessions, trees: MemberTrees, credentials: Credentials, uses: Uses
+        self,
+        sessions: Sessions,
+        trees: MemberTrees,
+        credentials: Credentials,
+        uses: Uses,
+        *,
+        host: str,
     ) -> None:
-        """Serve for these sessions."""
+        """Serve for these sessions; `host` is where this worker listens."""
+        self._host = host
         self._authority = Authority(sessions, credentials)
         self._trees = trees
         self._uses = uses
@@ -198,9 +206,10 @@ class PeerService(peer_pb2_grpc.PeerServicer):
                     receiver = await asyncio.to_thread(
                         receiver_for, opened, session.assignment.options, gate
                     )
-                    # From here on frames may come: a refusal before this reaches the caller as it is.
-                    await context.send_initial_metadata(())
                     await self._take(receiver, requests, context, gate, opened)
+            except PayloadBroken as error:
+                log.info("push_broke_off", job=grant.job, run=grant.run, why=str(error))
+                await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
             except (EngineError, PeerRefused, OSError) as error:
                 log.warning("push_refused", job=grant.job, run=grant.run, why=str(error))
                 await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
@@ -220,11 +229,13 @@ class PeerService(peer_pb2_grpc.PeerServicer):
         feeding = WorkBehind(receiver.feed, tell=answer)
         try:
             end: PushEnd | None = None
-            async for frame in requests:
-                end = read_end_of_push(frame)
-                if end is not None:
-                    break
-                await feeding.put(frame)
+            # From here on frames may come: a refusal before this reaches the caller as it is.
+            async with payload_way.taken(requests, context, self._host) as frames:
+                async for frame in frames:
+                    end = read_end_of_push(frame)
+                    if end is not None:
+                        break
+                    await feeding.put(frame)
             await feeding.end()
             await answer(await feeding.call(receiver.finish))
             if end is not None and (entries := end.entries) is not None:

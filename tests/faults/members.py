@@ -118,7 +118,7 @@ class LocalWorker:
             clock=clock,
             starts_run=starts_run,
         )
-        peers = PeerService(self.sessions, trees, credentials, uses)
+        peers = PeerService(self.sessions, trees, credentials, uses, host="127.0.0.1")
         server = make_server()
         peers.add_to_server(server)
         self.address = f"127.0.0.1:{bind(server, self.address or '127.0.0.1:0', credentials)}"

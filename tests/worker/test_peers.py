@@ -129,7 +129,7 @@ class TargetWorker:
         credentials = somebody(Role.WORKER, "w2")
         trees = MemberTrees(bench.roots, bench.journal, AgreedStores(bench.directory / "agreed"))
         self.uses = Uses()
-        self.service = PeerService(bench.sessions, trees, credentials, self.uses)
+        self.service = PeerService(bench.sessions, trees, credentials, self.uses, host="127.0.0.1")
         self.server = make_server()
         self.service.add_to_server(self.server)
         self.address = f"127.0.0.1:{bind(self.server, '127.0.0.1:0', credentials)}"
