@@ -57,6 +57,7 @@ async def reached(call: Any, address: str) -> Payload | None:
                 except BaseException:
                     payload.close()
                     raise
+                log.info("payload_connected", address=address)
             return payload
     return None
 

@@ -9,6 +9,7 @@ import pytest
 from coordinator.embedded_etcd import EtcdCluster
 from tests.cluster.harness import Scene, scene_on, until
 from tests.cluster.trees import check_equal
+from worker.payload_way import LEAST_BYTES
 
 MIB = 1024 * 1024
 
@@ -42,14 +43,20 @@ async def test_only_what_changed_travels_to_every_target(trio: Scene) -> None:
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("victim", ["a", "b"])
-async def test_after_a_worker_was_killed_only_the_rest_travels(pair: Scene, victim: str) -> None:
+@pytest.mark.parametrize("times", [1, 6])
+async def test_after_a_worker_was_killed_only_the_rest_travels(
+    pair: Scene, victim: str, times: int
+) -> None:
+    """Frames go over the call; six times as much has a connection of its own."""
     source, target = pair.roots["a"], pair.roots["b"]
     (source / "new").mkdir()
-    (source / "new" / "large").write_bytes(os.urandom(24 * MIB))
-    transfer = {"bandwidth": "8MB/s", "compression": "off"}
+    (source / "new" / "large").write_bytes(os.urandom(times * 24 * MIB))
+    transfer = {"bandwidth": f"{times * 8}MB/s", "compression": "off"}
     await pair.apply(name="rest", source="a:data", targets=["b:data"], transfer=transfer)
     run = await pair.request_run("rest")
-    await until(lambda: arrived(target) > 12 * MIB, "half of the file", 30)
+    await until(lambda: arrived(target) > times * 12 * MIB, "half of the file", 30)
+    own_way = pair.cluster.members["a"].events("payload_connected")
+    assert bool(own_way) == (times * 24 * MIB >= LEAST_BYTES)
     member = pair.cluster.members[victim]
     await member.kill()
     kept = arrived(target)
@@ -60,9 +67,9 @@ async def test_after_a_worker_was_killed_only_the_rest_travels(pair: Scene, vict
     await pair.apply(name="rest", source="a:data", targets=["b:data"], transfer=transfer)
     again = await pair.run_ok("rest")
     check_equal(source, target)
-    assert kept > 12 * MIB
+    assert kept > times * 12 * MIB
     # Where the source was killed, the run went on by itself; else the next one carried on.
-    assert again["bytes_sent"] < 14 * MIB, again
+    assert again["bytes_sent"] < times * 14 * MIB, again
     assert arrived(target) == 0
 
 
