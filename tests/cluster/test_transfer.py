@@ -54,7 +54,7 @@ async def test_after_a_worker_was_killed_only_the_rest_travels(
     transfer = {"bandwidth": f"{times * 8}MB/s", "compression": "off"}
     await pair.apply(name="rest", source="a:data", targets=["b:data"], transfer=transfer)
     run = await pair.request_run("rest")
-    await until(lambda: arrived(target) > times * 12 * MIB, "half of the file", 30)
+    await until(lambda: arrived(target) > times * 12 * MIB, "half of the file", 60)
     own_way = pair.cluster.members["a"].events("payload_connected")
     assert bool(own_way) == (times * 24 * MIB >= LEAST_BYTES)
     member = pair.cluster.members[victim]
