@@ -105,8 +105,8 @@ class Api(TrashApi):
         workers, jobs, offsets = await asyncio.gather(
             self.cluster.workers(), self._job_views(), self._offsets()
         )
-        trouble = [self.ledger.full] if self.ledger.full else []
-        warnings = (*trouble, *clocks.warnings(offsets))
+        slow = self.ledger.times.slow(self.scheduler.clock.now())
+        warnings = (*filter(None, (self.ledger.full, slow)), *clocks.warnings(offsets))
         coordinators = self._coordinators(offsets)
         return StatusView(self.node, coordinators, tuple(workers), tuple(jobs), warnings)
 

@@ -12,6 +12,7 @@ from coordinator.placement import Decision
 from coordinator.startup_checks import LeasesStay, see_lease_expire
 from coordinator.store import Store
 from coordinator.views import CheckView
+from coordinator.write_times import ADVICE, SLOW_WRITE_S
 from wire.clock import Clock
 
 SLOW_S = 0.1
@@ -56,14 +57,23 @@ async def check_etcd(store: Store, keys: Keys, clock: Clock) -> list[CheckView]:
 
 async def _check_leases(store: Store, keys: Keys) -> list[CheckView]:
     try:
-        gone_s = await see_lease_expire(store, keys)
+        gone_s, write_s = await see_lease_expire(store, keys)
     except LeasesStay:
         what = "a lease of 2 s does not expire"
         return [CheckView("leases", "failed", what, "check etcd's health: no job is taken over")]
     except StoreError as error:
         advice = f"this user must be able to write under {keys.prefix}; see etcd's alarms"
         return [CheckView("leases", "failed", str(error), advice)]
-    return [CheckView("leases", "ok", f"a lease of 2 s is gone after {gone_s:.1f} s", "")]
+    is_slow = write_s > SLOW_WRITE_S
+    return [
+        CheckView("leases", "ok", f"a lease of 2 s is gone after {gone_s:.1f} s", ""),
+        CheckView(
+            "etcd's disk",
+            "warning" if is_slow else "ok",
+            f"a write takes {write_s * 1000:.0f} ms",
+            ADVICE if is_slow else "",
+        ),
+    ]
 
 
 def _judge(facts: EtcdFacts) -> list[CheckView]:

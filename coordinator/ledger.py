@@ -19,6 +19,7 @@ from coordinator.keys import Keys, parse_instant
 from coordinator.ownership import Ownership
 from coordinator.records import RunRecord, StateRecord, decode, encode, seal_of
 from coordinator.store import Compare, Delete, Field, Get, KeyValue, Op, Put, Store
+from coordinator.write_times import WriteTimes
 from wire.clock import Clock
 
 log = structlog.get_logger()
@@ -77,6 +78,7 @@ class Ledger:
         self._recalls = asyncio.Semaphore(RECALLS_AT_ONCE)
         self.full = ""
         """Why nothing can be written at present, empty when it can: etcd is at its quota."""
+        self.times = WriteTimes()
         self._revisions: dict[str, int] = {}
         """By job the revision of its state when we last wrote or recalled it; 0 for none."""
         self._pens: dict[str, asyncio.Lock] = {}
@@ -231,8 +233,10 @@ class Ledger:
             if not owned.is_held:
                 raise NotOwner(f"the lease of job {owned.job} is over")
             unchanged = Compare(key, Field.MOD, self._revisions.get(owned.job, 0))
+            began = self._clock.now()
             try:
                 result = await self._store.txn([owned.compare(), unchanged, *compares], ops)
+                self.times.note(now := self._clock.now(), now - began)
                 self.full = ""
                 if result.succeeded:
                     if any(isinstance(op, Put) and op.key == key for op in ops):
