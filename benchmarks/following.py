@@ -15,12 +15,13 @@ import grpc.aio
 from baton.v1 import coordinator_pb2 as pb
 from baton.v1.coordinator_pb2_grpc import CoordinatorStub
 from benchmarks.errors import BenchmarkError
-from cli.local_cluster import LocalCluster, quiet_address
+from cli.local_cluster import LocalCluster
 from coordinator.embedded_etcd import EtcdCluster, start_etcd
 from coordinator.job_file import encode_spec, spec_from_plain
 from wire.channel import open_channel
 from wire.credentials import load_tls
 from wire.identity import Role
+from wire.ports import quiet_address
 
 JOB = "follow"
 _ANSWER_S = 5.0

@@ -11,8 +11,8 @@ from pathlib import Path
 from benchmarks.errors import BenchmarkError
 from benchmarks.sides import Area
 from benchmarks.stopwatch import Measured, Stopwatch
-from cli.local_cluster import quiet_address
 from wire.children import bound_to_us
+from wire.ports import quiet_address
 
 _READY_S = 20.0
 _POLL_S = 0.02

@@ -16,7 +16,7 @@ from benchmarks.errors import BenchmarkError
 from benchmarks.rivals import RunningCommand, call, running_daemon
 from benchmarks.sides import Area
 from benchmarks.stopwatch import Measured, Stopwatch
-from cli.local_cluster import HOST, quiet_address
+from wire.ports import HOST, quiet_address
 
 _POLL_S = 0.02
 _PATIENCE_S = 120.0

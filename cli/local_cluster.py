@@ -7,11 +7,9 @@ ours: `coordinator.embedded_etcd` runs that.
 
 import asyncio
 import contextlib
-import itertools
 import json
 import os
 import signal
-import socket
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,29 +21,12 @@ from coordinator.errors import CoordinatorError
 from wire.authority import init_ca, issue
 from wire.children import bound_to_us
 from wire.identity import Role
+from wire.ports import HOST, quiet_address
 
-HOST = "127.0.0.1"
 READY_S = 30.0
 STOP_S = 10.0
 _POLL_S = 0.02
 _TAIL_BYTES = 3_000
-_PORTS = range(15_000, 32_000)
-# Every process begins elsewhere, and gives no port twice before it gave all of them.
-_ports = itertools.cycle((*_PORTS[(at := os.getpid() * 997 % len(_PORTS)) :], *_PORTS[:at]))
-
-
-def quiet_address() -> str:
-    """Return a loopback address that a member can keep over restarts.
-
-    Its port is below those that the kernel gives to outgoing connections, one of which could else
-    sit on it while the member is down. RACE: another program may still take it.
-    """
-    while True:
-        port = next(_ports)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((HOST, port))
-            return f"{HOST}:{port}"
 
 
 class MemberFailed(CoordinatorError):

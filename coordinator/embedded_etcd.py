@@ -11,7 +11,6 @@ import json
 import os
 import secrets
 import signal
-import socket
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +20,7 @@ from coordinator.etcd_binary import EtcdBinary, choose_etcd, path_etcds, wheel_e
 from coordinator.etcd_config import Endpoint, EtcdTls
 from coordinator.etcd_connection import Connection, RpcFailed
 from wire.children import bound_to_us
+from wire.ports import HOST, is_free, quiet_ports
 
 __all__ = [
     "ClusterOptions",
@@ -29,14 +29,12 @@ __all__ = [
     "EtcdMember",
     "ServerTls",
     "choose_etcd",
-    "free_ports",
     "path_etcds",
     "start_etcd",
     "wheel_etcd",
     "wheel_etcdctl",
 ]
 
-_HOST = "127.0.0.1"
 _LOG_TAIL_BYTES = 3_000
 _POLL_S = 0.05
 
@@ -77,18 +75,6 @@ class MemberPorts:
     peer: int
 
 
-def free_ports(count: int) -> list[int]:
-    """Return ports that nobody listened on a moment ago.
-
-    RACE: somebody else can take one before it is used; a member that finds so ends, and says so.
-    """
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind((_HOST, 0))
-        return [int(one.getsockname()[1]) for one in sockets]
-
-
 class EtcdMember:
     """One etcd process; starting it again keeps its data."""
 
@@ -105,7 +91,7 @@ class EtcdMember:
         self.name = ports.name
         scheme = "https" if options.tls else "http"
         self.peer_port = ports.peer
-        self.endpoint = f"{scheme}://{_HOST}:{ports.client}"
+        self.endpoint = f"{scheme}://{HOST}:{ports.client}"
         self.log_path = data_dir / f"{ports.name}.log"
         self._arguments = arguments
         self._options = options
@@ -230,14 +216,14 @@ def make_cluster(
     plan_path = data_dir / "cluster.json"
     if plan_path.exists():
         plan = json.loads(plan_path.read_text())
-        if len(plan["ports"]) == 1 and not _are_free(plan["ports"][0]):
+        if len(plan["ports"]) == 1 and not all(map(is_free, plan["ports"][0][1:])):
             plan["ports"] = _new_ports(1)  # a single member may move
     else:
         plan = {"token": secrets.token_hex(8), "ports": _new_ports(members)}
     plan_path.write_text(json.dumps(plan))
     ports = [MemberPorts(*row) for row in plan["ports"]]
     peers = {
-        one.name: options.peer_urls.get(one.name, f"http://{_HOST}:{one.peer}") for one in ports
+        one.name: options.peer_urls.get(one.name, f"http://{HOST}:{one.peer}") for one in ports
     }
     return EtcdCluster(
         [
@@ -254,19 +240,8 @@ def make_cluster(
 
 
 def _new_ports(members: int) -> list[tuple[str, int, int]]:
-    numbers = free_ports(2 * members)
+    numbers = quiet_ports(2 * members)
     return [(f"m{i + 1}", numbers[2 * i], numbers[2 * i + 1]) for i in range(members)]
-
-
-def _are_free(row: tuple[str, int, int]) -> bool:
-    for port in row[1:]:
-        with socket.socket() as one:
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                one.bind((_HOST, port))
-            except OSError:
-                return False
-    return True
 
 
 def _arguments(
@@ -277,13 +252,13 @@ def _arguments(
     options: ClusterOptions,
 ) -> tuple[str, ...]:
     scheme = "https" if options.tls else "http"
-    client_url = f"{scheme}://{_HOST}:{ports.client}"
+    client_url = f"{scheme}://{HOST}:{ports.client}"
     arguments = [
         f"--name={ports.name}",
         f"--data-dir={data_dir / ports.name}",
         f"--listen-client-urls={client_url}",
         f"--advertise-client-urls={client_url}",
-        f"--listen-peer-urls=http://{_HOST}:{ports.peer}",
+        f"--listen-peer-urls=http://{HOST}:{ports.peer}",
         f"--initial-advertise-peer-urls={peers[ports.name]}",
         "--initial-cluster=" + ",".join(f"{name}={url}" for name, url in peers.items()),
         f"--initial-cluster-token={token}",

@@ -20,6 +20,8 @@ _PAUSE_S = 0.05
 @dataclass(slots=True)
 class _Renewal:
     lease_id: int
+    patience_s: float
+    """How long a member may take to answer it."""
     answer: "asyncio.Future[float]"
     sent_at: float = 0.0
     """On the loop's clock, in the present stream."""
@@ -36,9 +38,9 @@ class LeaseRenewer:
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
-    async def renew(self, lease_id: int, *, total_s: float) -> float:
+    async def renew(self, lease_id: int, *, patience_s: float, total_s: float) -> float:
         """Renew once; return the TTL, 0 when the lease is gone. Raises StoreUnavailable."""
-        renewal = _Renewal(lease_id, asyncio.get_running_loop().create_future())
+        renewal = _Renewal(lease_id, patience_s, asyncio.get_running_loop().create_future())
         self._unsent.append(renewal)
         self._wake.set()
         if self._task is None or self._task.done():
@@ -115,18 +117,19 @@ class LeaseRenewer:
                 try:
                     await asyncio.wait(
                         {reader, wake},
-                        timeout=self._patience_s(),
+                        timeout=self._left_s(),
                         return_when=asyncio.FIRST_COMPLETED,
                     )
                 finally:
                     wake.cancel()
                 if reader.done():
                     reader.result()
-                if self._patience_s() == 0:
+                if self._left_s() == 0:
                     # The loop may have been blocked with the answer waiting in the socket.
                     await asyncio.sleep(_PAUSE_S)
-                    if self._patience_s() == 0:
-                        raise silence("the lease stream", self._transport.attempt_s)
+                    if self._left_s() == 0:
+                        least_s = min(renewal.patience_s for renewal in self._unanswered)
+                        raise silence("the lease stream", least_s)
         finally:
             reader.cancel()
             await asyncio.gather(reader, return_exceptions=True)
@@ -138,12 +141,12 @@ class LeaseRenewer:
         except TimeoutError:
             raise silence("the lease stream", self._transport.attempt_s) from None
 
-    def _patience_s(self) -> float | None:
-        """Return how long the oldest renewal may still go unanswered; None when there is none."""
+    def _left_s(self) -> float | None:
+        """Return how long the renewals sent may still go unanswered; None when there are none."""
         if not self._unanswered:
             return None
-        waited_s = asyncio.get_running_loop().time() - self._unanswered[0].sent_at
-        return max(0.0, self._transport.attempt_s - waited_s)
+        until = min(renewal.sent_at + renewal.patience_s for renewal in self._unanswered)
+        return max(0.0, until - asyncio.get_running_loop().time())
 
     async def _read(self, stream: Stream) -> None:
         while True:

@@ -173,9 +173,11 @@ class EtcdStore:
             raise StoreRejected(answer.error)
         return LeaseGrant(lease_id, float(answer.TTL), sent_at)
 
-    async def keep_alive(self, lease_id: int) -> float:
+    async def keep_alive(self, lease_id: int, *, patience_s: float | None = None) -> float:
         """Renew a lease once; return the TTL in seconds, or 0 when the lease is gone."""
-        return await self._renewer.renew(lease_id, total_s=self._transport.total_s)
+        transport = self._transport
+        patience_s = min(transport.attempt_s, patience_s or transport.attempt_s)
+        return await self._renewer.renew(lease_id, patience_s=patience_s, total_s=transport.total_s)
 
     async def revoke(self, lease_id: int) -> None:
         """End a lease and delete its keys; a lease that is gone already is no error."""

@@ -15,7 +15,7 @@ from coordinator.etcd_connection import Connection, RpcFailed, Verdict
 from coordinator.etcd_messages import AUTHENTICATE, Method
 
 _PAUSE_S = 0.05
-_LONGEST_PAUSE_S = 0.25
+_LONGEST_PAUSE_S = 0.1
 _LOGINS_PER_CALL = 3
 
 

@@ -18,6 +18,9 @@ from coordinator.store import LeaseGrant, Store
 from wire.clock import Clock
 
 _RENEWALS_PER_TTL = 4
+_FAILOVER_S = 1.5
+"""What shall be left after a renewal that was the last before an etcd member died: time to see that the
+member is silent, and for an election. Short leases are renewed more often for it."""
 _MARGIN = 0.1
 """Share of the TTL by which our deadline comes before etcd's: orders on their way arrive in it."""
 _AFTER_FAILURE_S = 0.05
@@ -119,8 +122,11 @@ class LeaseSession:
             self._observers.clear()
 
     async def _keep(self) -> None:
-        """Renew every quarter of the TTL; after a failure at once, until the deadline."""
-        delay_s = self.ttl_s / _RENEWALS_PER_TTL
+        """Renew every quarter of the TTL or sooner; after a failure at once, until the deadline."""
+        period_s = self.ttl_s / _RENEWALS_PER_TTL
+        # A member that does not answer for a period is left for another, so that one is asked in time.
+        spare_s = self.ttl_s - self._margin_s - _FAILOVER_S
+        delay_s = often_s = max(period_s / 2, min(period_s, spare_s))
         while True:
             await self._clock.sleep(max(0.0, min(delay_s, self.remaining_s())))
             sent_at = self._clock.now()
@@ -129,7 +135,7 @@ class LeaseSession:
                 return
             try:
                 async with asyncio.timeout(self._deadline - sent_at):
-                    ttl_s = await self._store.keep_alive(self.lease_id)
+                    ttl_s = await self._store.keep_alive(self.lease_id, patience_s=period_s)
             except TimeoutError:
                 continue
             except StoreError as error:
@@ -144,7 +150,7 @@ class LeaseSession:
                 self._end(EndReason.EXPIRED)
                 return
             self._deadline = sent_at + ttl_s - self._margin_s
-            delay_s = self.ttl_s / _RENEWALS_PER_TTL
+            delay_s = often_s
 
 
 class LeaseObserver(Protocol):

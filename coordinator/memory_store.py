@@ -111,8 +111,9 @@ class MemoryStore:
         lease_id, granted_s = await self._call(lambda: self._etcd.grant(ttl_s))
         return LeaseGrant(lease_id, granted_s, sent_at)
 
-    async def keep_alive(self, lease_id: int) -> float:
+    async def keep_alive(self, lease_id: int, *, patience_s: float | None = None) -> float:
         """Renew a lease once; return the TTL in seconds, or 0 when the lease is gone."""
+        del patience_s  # there is but one member
         return await self._call(lambda: self._etcd.keep_alive(lease_id))
 
     async def revoke(self, lease_id: int) -> None:

@@ -157,8 +157,12 @@ class Store(Protocol):
     async def grant(self, ttl_s: int) -> LeaseGrant:
         """Grant a lease of at least `ttl_s` whole seconds."""
 
-    async def keep_alive(self, lease_id: int) -> float:
-        """Renew a lease once; return the TTL in seconds, or 0 when the lease is gone."""
+    async def keep_alive(self, lease_id: int, *, patience_s: float | None = None) -> float:
+        """Renew a lease once; return the TTL in seconds, or 0 when the lease is gone.
+
+        A member that says nothing for `patience_s` is left for another: as long as for any other call
+        unless said, and never longer.
+        """
 
     async def revoke(self, lease_id: int) -> None:
         """End a lease and delete its keys; a lease that is gone already is no error."""

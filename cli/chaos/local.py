@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from cli.chaos import history as h
-from cli.local_cluster import LocalCluster, Member, Part, quiet_address
+from cli.local_cluster import LocalCluster, Member, Part
 from coordinator.embedded_etcd import EtcdCluster, EtcdMember, start_etcd
 from coordinator.etcd_config import EtcdConfig
 from coordinator.etcd_store import EtcdStore
 from coordinator.keys import Family, Keys
 from coordinator.ownership import Claim
 from coordinator.store import Changed, Snapshot
+from wire.ports import quiet_address
 from wire.token import Token
 
 COORDINATORS = ("c1", "c2", "c3")

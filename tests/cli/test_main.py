@@ -10,6 +10,7 @@ from wire.identity import Identity, Role
 GROUPS = ("up", "status", "watch", "doctor", "coordinator", "worker", "job", "run", "ca")
 
 
+@pytest.mark.alone
 async def test_help_is_quick_and_names_every_group(baton_process: Any) -> None:
     took = []
     for _ in range(3):

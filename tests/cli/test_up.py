@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from coordinator.embedded_etcd import free_ports
+from wire.ports import quiet_ports
 
 START_S = 40.0
 
@@ -78,7 +78,7 @@ async def up(home: Path, ports: list[int], *arguments: str) -> AsyncIterator[Up]
 async def test_one_command_is_a_cluster_that_survives_a_restart(
     baton: Any, home: Path, tmp_path: Path
 ) -> None:
-    ports = free_ports(3)
+    ports = quiet_ports(3)
     source, target = tmp_path / "source", tmp_path / "target"
     for directory in (source, target):
         directory.mkdir()
@@ -119,7 +119,7 @@ async def test_one_command_is_a_cluster_that_survives_a_restart(
 @pytest.mark.timeout(90)
 async def test_a_process_that_ends_ends_all_and_says_why(home: Path, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        ports = [*free_ports(2), taken.getsockname()[1]]
+        ports = [*quiet_ports(2), taken.getsockname()[1]]
         async with up(home, ports, "--data", str(tmp_path / "data")) as running:
             await running.until("another process listens there already")
             assert "worker local ended before it was ready" in running.said
@@ -128,7 +128,7 @@ async def test_a_process_that_ends_ends_all_and_says_why(home: Path, tmp_path: P
 
 @pytest.mark.timeout(120)
 async def test_etcd_that_ends_ends_all_and_says_so(home: Path, tmp_path: Path) -> None:
-    async with up(home, free_ports(3), "--data", str(tmp_path / "data")) as running:
+    async with up(home, quiet_ports(3), "--data", str(tmp_path / "data")) as running:
         await running.until("ready")
         (etcd,) = [pid for pid in children(running.process.pid) if name_of(pid) == "etcd"]
         os.kill(etcd, signal.SIGKILL)
@@ -140,10 +140,10 @@ async def test_etcd_that_ends_ends_all_and_says_so(home: Path, tmp_path: Path) -
 async def test_a_second_one_at_the_same_port_takes_nothing_from_the_first(
     baton: Any, home: Path, tmp_path: Path
 ) -> None:
-    ports = free_ports(3)
+    ports = quiet_ports(3)
     async with up(home, ports, "--data", str(tmp_path / "first")) as first:
         await first.until("ready")
-        again = [ports[0], *free_ports(2)]
+        again = [ports[0], *quiet_ports(2)]
         async with up(home, again, "--data", str(tmp_path / "second")) as second:
             await second.until("another process listens there already")
             assert await asyncio.wait_for(second.process.wait(), START_S) == 1

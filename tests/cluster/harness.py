@@ -19,7 +19,7 @@ import pytest
 
 from baton.v1 import coordinator_pb2 as pb
 from baton.v1.coordinator_pb2_grpc import CoordinatorStub
-from cli.local_cluster import LocalCluster, Member, quiet_address
+from cli.local_cluster import LocalCluster, Member
 from coordinator.convert import job_from_wire, run_from_wire
 from coordinator.embedded_etcd import EtcdCluster
 from coordinator.etcd_config import EtcdConfig
@@ -33,6 +33,7 @@ from wire.channel import open_channel
 from wire.clock import BootClock
 from wire.credentials import load_tls
 from wire.identity import Role
+from wire.ports import quiet_address
 
 POLL_S = 0.02
 

@@ -80,6 +80,7 @@ async def quorate(fast_dir: Path, tmp_path: Path) -> AsyncIterator[Scene]:
         yield scene
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(300)
 async def test_i12_without_a_quorum_all_park_and_go_on_where_they_were(quorate: Scene) -> None:
     source, target = quorate.roots["a"], quorate.roots["b"]

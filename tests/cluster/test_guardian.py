@@ -20,7 +20,7 @@ from coordinator.records import LifeRecord, encode
 from tests.cluster import memory_hog
 from tests.cluster.harness import Scene, scene_on, until
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.timeout(180), pytest.mark.alone]
 
 TTL_S = 60
 """Of the jobs here: nothing that happens within seconds can be an expired lease."""

@@ -196,6 +196,7 @@ async def test_two_targets_of_which_one_is_away_get_just_the_journal(steady: Sce
     await steady.delete("away")
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(180)
 async def test_a_steady_stream_of_writes_under_killed_owners(trio: Scene) -> None:
     source, target = trio.roots["a"], trio.roots["b"]

@@ -4,18 +4,21 @@ import asyncio
 import json
 import os
 import sys
+import tempfile
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cli.local_cluster import Member, quiet_address
-from coordinator.embedded_etcd import free_ports
-from tests.cluster.harness import Ended, Scene, run_baton, until
+from cli.local_cluster import Member
+from coordinator.embedded_etcd import EtcdCluster
+from tests.cluster.harness import Ended, Scene, run_baton, scene_on, until
 from tests.cluster.trees import check_equal, picture, put, temporaries
 from wire.authority import init_ca, issue
 from wire.identity import Role
+from wire.ports import quiet_address, quiet_ports
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -29,7 +32,7 @@ async def ended_by_itself(member: Member) -> tuple[int, str]:
 
 
 async def test_no_etcd_at_start_names_whom_it_tried(steady: Scene) -> None:
-    port = free_ports(1)[0]
+    port = quiet_ports(1)[0]
     member = steady.cluster.add_coordinator("lonely")
     del steady.cluster.members["lonely"]
     at = member.arguments.index("--etcd") + 1
@@ -42,7 +45,7 @@ async def test_no_etcd_at_start_names_whom_it_tried(steady: Scene) -> None:
 
 
 async def test_nobody_answers_and_the_command_says_who_was_tried(tmp_path: Path) -> None:
-    ports = free_ports(2)
+    ports = quiet_ports(2)
     addresses = [f"127.0.0.1:{port}" for port in ports]
     env = {"BATON_COORDINATORS": ",".join(addresses), "HOME": str(tmp_path)}
     ended = await run_baton("status", "--insecure", env=env)
@@ -283,9 +286,19 @@ async def mount(at: Path, size: str, more: str = "") -> None:
         pytest.skip("mounting is not allowed here")
 
 
+@pytest.fixture
+async def reachable(etcd: EtcdCluster) -> AsyncIterator[Scene]:
+    """A pair below a directory that no other run of pytest closes to everybody else."""
+    with tempfile.TemporaryDirectory(prefix="baton-nobody-") as path:
+        directory = Path(path) / "pair"
+        async with scene_on(etcd, directory, coordinators=1, workers=("a", "b")) as scene:
+            yield scene
+
+
 @pytest.mark.root
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to run a worker as somebody else")
-async def test_i8_unreadable_files_are_named_and_nothing_is_deleted(pair: Scene) -> None:
+async def test_i8_unreadable_files_are_named_and_nothing_is_deleted(reachable: Scene) -> None:
+    pair = reachable
     source, target = pair.roots["a"], pair.roots["b"]
     for name in ("open", "secret", "gone", "hidden/inside"):
         put(source / name, name)
@@ -315,9 +328,8 @@ async def test_i8_unreadable_files_are_named_and_nothing_is_deleted(pair: Scene)
 
 def give_to_nobody(scene: Scene, member: Member) -> None:
     """Let nobody reach and own what a worker's process must read and write."""
-    for directory in [scene.directory, *scene.directory.parents]:
-        if directory.stat().st_uid == 0 and len(directory.parts) > 2:
-            directory.chmod(directory.stat().st_mode | 0o055)
+    for directory in (scene.directory, scene.directory.parent):
+        directory.chmod(0o755)
     home = member.log.parent
     tls = Path(member.arguments[member.arguments.index("--tls") + 1])
     for path in [home, *home.rglob("*"), tls, *tls.rglob("*"), tls.parent]:

@@ -96,6 +96,7 @@ def edit(source: Path, number: int, files: int, dice: random.Random) -> int:
     return total + len(big)
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(480)
 async def test_i4_i9_i15_fifty_owners_killed_in_the_middle_of_runs(trio: Scene) -> None:
     source, target = trio.roots["a"], trio.roots["b"]
@@ -155,6 +156,7 @@ async def test_i4_i9_i15_fifty_owners_killed_in_the_middle_of_runs(trio: Scene) 
     assert (await trio.run_ok("kills"))["files_copied"] == 0
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(120)
 async def test_i12_an_owner_stopped_for_three_leases_gives_no_late_order(trio: Scene) -> None:
     source, target = trio.roots["a"], trio.roots["b"]
@@ -278,6 +280,7 @@ async def test_a_takeover_between_listing_and_push_costs_nothing(steady: Scene, 
     check_equal(source, steady.root("b", root))
 
 
+@pytest.mark.alone
 async def test_a_stopped_owner_hands_over_at_once_in_the_middle_of_a_run(trio: Scene) -> None:
     source, target = trio.roots["a"], trio.roots["b"]
     files = 20_000

@@ -65,7 +65,7 @@ async def test_i1_i10_fifty_targets_killed_while_they_publish(pair: Scene) -> No
                 reader.oldest = number
             assert reader.wrong == []
     assert reader.reads > 1000
-    assert len(reader.versions) > ROUNDS // 5
+    assert len(reader.versions) > ROUNDS // 10, "more than those that are made equal"
     assert in_the_middle >= ROUNDS * 0.3, in_the_middle
     check_equal(source, target)
     assert (await pair.run_ok("kills"))["files_copied"] == 0

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from cli.local_cluster import quiet_address
+from wire.ports import quiet_address
 
 TOP = Path(__file__).resolve().parents[2]
 LOCAL_IMAGES = {

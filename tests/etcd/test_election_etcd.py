@@ -12,6 +12,8 @@ from coordinator.keys import Keys
 from tests.etcd.nodes import Node, World
 from wire.clock import BootClock
 
+pytestmark = pytest.mark.alone
+
 Make = Callable[[str, int | None], Node]
 
 

@@ -1,11 +1,12 @@
 """Members killed, hung and cut off under load: nothing seen is missed, leases and puts go on."""
 
 import asyncio
+import logging
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import pytest
 
@@ -14,19 +15,25 @@ from coordinator.embedded_etcd import (
     EtcdCluster,
     EtcdMember,
     choose_etcd,
-    free_ports,
     make_cluster,
 )
 from coordinator.errors import StoreUnavailable
 from coordinator.etcd_config import Endpoint
-from coordinator.etcd_connection import Connection
+from coordinator.etcd_connection import Connection, RpcFailed
 from coordinator.etcd_messages import STATUS
 from coordinator.etcd_store import EtcdConfig, EtcdStore
 from coordinator.lease_session import LeaseSession
 from coordinator.store import Changed, Changes, Snapshot
 from tests.etcd.peer_proxy import PeerNet
 from wire.clock import BootClock
+from wire.ports import quiet_ports
 
+log = logging.getLogger(__name__)
+
+pytestmark = [pytest.mark.alone, pytest.mark.timeout(240)]
+
+_ROUNDS = 5
+_BEAT_S = 0.02
 _CLIENT = "/load/client/"
 _WRITER = "/load/writer/"
 
@@ -37,6 +44,8 @@ class Victims:
     def __init__(self, cluster: EtcdCluster, net: PeerNet) -> None:
         self.cluster = cluster
         self.net = net
+        self.harmed_at: float | None = None
+        self._connections: dict[str, Connection] = {}
 
     async def pick(self, role: str) -> EtcdMember:
         """Return the leader, or a follower."""
@@ -47,11 +56,28 @@ class Victims:
                         return member
 
     async def _is_leader(self, member: EtcdMember) -> bool:
-        connection = Connection(Endpoint.parse(member.endpoint), None)
+        status = await self._status(member)
+        return bool(status.leader == status.header.member_id)
+
+    async def id_of(self, member: EtcdMember) -> int:
+        return int((await self._status(member)).header.member_id)
+
+    async def leader_at(self, member: EtcdMember) -> int:
+        """Return who leads, as this member sees it; 0 when nobody does or it does not say."""
         try:
-            status = await connection.unary(STATUS, STATUS.request(), timeout_s=2)
-            return bool(status.leader == status.header.member_id)
-        finally:
+            return int((await self._status(member)).leader)
+        except RpcFailed:
+            return 0
+
+    async def _status(self, member: EtcdMember) -> Any:
+        connection = self._connections.get(member.name)
+        if connection is None:
+            connection = Connection(Endpoint.parse(member.endpoint), None)
+            self._connections[member.name] = connection
+        return await connection.unary(STATUS, STATUS.request(), timeout_s=2)
+
+    async def close(self) -> None:
+        for connection in self._connections.values():
             await connection.close()
 
     def client(self, first: EtcdMember, *, attempt_s: float = 0.5) -> EtcdStore:
@@ -65,6 +91,7 @@ class Victims:
         return EtcdStore(EtcdConfig(tuple(others), attempt_s=0.5))
 
     async def inject(self, fault: str, victim: EtcdMember) -> None:
+        self.harmed_at = time.monotonic()
         match fault:
             case "kill":
                 await victim.kill()
@@ -74,6 +101,7 @@ class Victims:
                 self.net.cut(victim.name)
 
     async def heal(self, fault: str, victim: EtcdMember) -> None:
+        self.harmed_at = None
         match fault:
             case "kill":
                 await victim.start()
@@ -90,7 +118,7 @@ async def victims(fast_dir: Path, prefix: str) -> AsyncIterator[Victims]:
     if not binary.sound:
         pytest.skip(f"{binary} loses acknowledged entries when it is killed")
     net = PeerNet()
-    ports = dict(zip(("m1", "m2", "m3"), free_ports(3), strict=True))
+    ports = dict(zip(("m1", "m2", "m3"), quiet_ports(3), strict=True))
     options = ClusterOptions(
         heartbeat_ms=50,
         election_ms=500,
@@ -102,7 +130,9 @@ async def victims(fast_dir: Path, prefix: str) -> AsyncIterator[Victims]:
     net.pids = lambda: {m.name: m.pid for m in cluster.members if m.is_running}
     try:
         await cluster.start()
-        yield Victims(cluster, net)
+        victims = Victims(cluster, net)
+        yield victims
+        await victims.close()
     finally:
         for member in cluster.members:
             await member.kill()
@@ -113,6 +143,62 @@ async def until(condition: Callable[[], bool], within_s: float = 15) -> None:
     async with asyncio.timeout(within_s):
         while not condition():
             await asyncio.sleep(0.01)
+
+
+class Witness:
+    """Sees for how long a cluster had no leader, and this process no turn, since it was made.
+
+    A lease of 2 s is kept over an election that ends in time. One that takes longer, since its votes
+    were split or its members got no processor, is nothing that a client could make good.
+    """
+
+    ELECTION_S = 1.0
+    STARVED_S = 0.3
+
+    def __init__(self, victims: Victims, victim: EtcdMember) -> None:
+        self.leaderless_s = 0.0
+        self.starved_s = 0.0
+        self._victims = victims
+        self._victim = victim
+        self._tasks = [asyncio.create_task(self._watch()), asyncio.create_task(self._beat())]
+
+    def __str__(self) -> str:
+        return f"no leader for {self.leaderless_s:.2f} s, no turn for {self.starved_s:.2f} s"
+
+    @property
+    def saw_what_was_promised(self) -> bool:
+        """Whether etcd and this machine did their part."""
+        return self.leaderless_s < self.ELECTION_S and self.starved_s < self.STARVED_S
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        ends = await asyncio.gather(*self._tasks, return_exceptions=True)
+        assert all(isinstance(end, asyncio.CancelledError) for end in ends), ends
+
+    async def _watch(self) -> None:
+        """Ask the others who leads, all the time; it is nobody while they name nobody or the victim."""
+        others = [one for one in self._victims.cluster.members if one is not self._victim]
+        harmed_id = await self._victims.id_of(self._victim)
+        led_at = time.monotonic()
+        while True:
+            leaders = await asyncio.gather(*(self._victims.leader_at(one) for one in others))
+            now = time.monotonic()
+            if all(leader not in {0, harmed_id} for leader in leaders):
+                led_at = now
+            elif self._victims.harmed_at is not None:
+                self.leaderless_s = max(
+                    self.leaderless_s, now - max(led_at, self._victims.harmed_at)
+                )
+            await asyncio.sleep(_BEAT_S)
+
+    async def _beat(self) -> None:
+        last = time.monotonic()
+        while True:
+            await asyncio.sleep(_BEAT_S)
+            now = time.monotonic()
+            self.starved_s = max(self.starved_s, now - last - _BEAT_S)
+            last = now
 
 
 class Load:
@@ -202,7 +288,29 @@ class Load:
 async def test_i13_load_goes_on(
     fault: str, role: str, victims: Victims, request: pytest.FixtureRequest
 ) -> None:
-    victim = await victims.pick(role)
+    for _ in range(_ROUNDS):
+        victim = await victims.pick(role)
+        witness = Witness(victims, victim)
+        try:
+            load, is_kept = await under_load(fault, victims, victim)
+        finally:
+            await witness.close()
+        for seen, names in ((load, ("put_gap_s", "watch_gap_s")), (witness, ("leaderless_s",))):
+            for name in names:
+                request.node.user_properties.append((name, round(getattr(seen, name), 3)))
+        if load.put_gap_s < 2.0 and load.watch_gap_s < 2.0 and is_kept:
+            return
+        said = (
+            f"puts were away for {load.put_gap_s:.2f} s, the watch for {load.watch_gap_s:.2f} s,"
+            f" the lease was {'kept' if is_kept else 'lost'}; {witness}"
+        )
+        assert not witness.saw_what_was_promised, said
+        log.info("once more: %s", said)
+    pytest.fail(f"etcd or this machine never did its part: {said}")
+
+
+async def under_load(fault: str, victims: Victims, victim: EtcdMember) -> tuple[Load, bool]:
+    """Have a fault and its end under load, of which nothing may be lost; tell if the lease was kept."""
     client, writer = victims.client(victim), victims.others(victim)
     session = await LeaseSession.open(client, BootClock(), 2)
     await client.put("/load-lease", b"", lease=session.lease_id)
@@ -213,15 +321,13 @@ async def test_i13_load_goes_on(
             # Longer than the TTL: the lease can only be there because it was renewed elsewhere.
             await asyncio.sleep(3)
             await load.until(lambda: load.puts > before + 20)
-            assert load.put_gap_s < 2.0
-            assert load.watch_gap_s < 2.0
-            assert session.is_held
-            assert await writer.get("/load-lease") is not None
             assert client.switches >= 1
-            for name in ("put_gap_s", "watch_gap_s"):
-                request.node.user_properties.append((name, round(getattr(load, name), 3)))
+            is_kept = session.is_held and await writer.get("/load-lease") is not None
+            gaps = load.put_gap_s, load.watch_gap_s
             await victims.heal(fault, victim)
             await load.settle()
+            load.put_gap_s, load.watch_gap_s = gaps
+            return load, is_kept
     finally:
         await session.close()
         await client.close()
@@ -248,6 +354,20 @@ async def test_an_idle_client_finds_a_hung_member(
     await session.close()
     await client.close()
     await writer.close()
+
+
+async def test_a_member_that_leaves_a_renewal_unanswered_is_left_when_its_patience_ends(
+    victims: Victims,
+) -> None:
+    victim = await victims.pick("follower")
+    client = victims.client(victim, attempt_s=9.0)
+    lease = await client.grant(30)
+    assert await client.keep_alive(lease.lease_id) == 30
+    victim.signal(signal.SIGSTOP)
+    began = time.monotonic()
+    assert await client.keep_alive(lease.lease_id, patience_s=0.2) == 30
+    assert time.monotonic() - began < 9.0, "it waited as long as for any other call"
+    await client.close()
 
 
 async def test_i13_a_compaction_under_a_watch_gives_a_snapshot(victims: Victims) -> None:

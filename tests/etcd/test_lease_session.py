@@ -23,7 +23,7 @@ def test_a_session_outlives_its_ttl_and_ends_once() -> None:
         for _ in range(100):
             await clock.sleep(0.1)
             assert session.is_held
-            assert 1.2 < session.remaining_s() < 1.8
+            assert 1.4 < session.remaining_s() < 1.8, "an election fits in at any moment"
         await session.close()
         assert not session.is_held
         assert session.remaining_s() <= 0

@@ -118,6 +118,7 @@ async def test_a_token_that_expired_is_renewed(guarded: EtcdCluster) -> None:
     await writer.close()
 
 
+@pytest.mark.alone
 async def test_what_is_not_allowed_is_denied_at_once(guarded: EtcdCluster) -> None:
     app = as_user(guarded, "app", "secret")
     wrong = as_user(guarded, "app", "wrong")

@@ -69,9 +69,9 @@ class SimulatedStore(MemoryStore):
         self._world.checks.renewed(granted.lease_id, granted.sent_at, granted.ttl_s)
         return granted
 
-    async def keep_alive(self, lease_id: int) -> float:
+    async def keep_alive(self, lease_id: int, *, patience_s: float | None = None) -> float:
         sent_at = self._world.clock.now()
-        ttl_s = await super().keep_alive(lease_id)
+        ttl_s = await super().keep_alive(lease_id, patience_s=patience_s)
         self._world.checks.renewed(lease_id, sent_at, ttl_s)
         return ttl_s
 
