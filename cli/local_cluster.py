@@ -23,7 +23,7 @@ from wire.children import bound_to_us
 from wire.identity import Role
 from wire.ports import HOST, quiet_address
 
-READY_S = 30.0
+READY_S = 60.0
 STOP_S = 10.0
 _POLL_S = 0.02
 _TAIL_BYTES = 3_000
@@ -103,7 +103,7 @@ class Member:
             )
 
     async def wait_ready(self) -> None:
-        """Wait for its event `ready`; raises MemberFailed when it ends first or takes 30 s."""
+        """Wait for its event `ready`; raises MemberFailed when it ends first or takes 60 s."""
         try:
             async with asyncio.timeout(READY_S):
                 while True:

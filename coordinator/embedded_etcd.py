@@ -62,7 +62,7 @@ class ClusterOptions:
     """Peer URLs to advertise in place of a member's own, by member name (for proxies in between)."""
     extra: tuple[str, ...] = ()
     """More arguments for every member."""
-    healthy_s: float = 20.0
+    healthy_s: float = 60.0
     """How long a start may take."""
 
 

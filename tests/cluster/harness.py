@@ -74,7 +74,7 @@ async def run_baton(
 
 
 async def until(
-    condition: Callable[[], Any], what: str = "a condition", within_s: float = 20.0
+    condition: Callable[[], Any], what: str = "a condition", within_s: float = 60.0
 ) -> Any:
     """Poll a condition, plain or awaitable, and return its first true value."""
     deadline = time.monotonic() + within_s
@@ -200,11 +200,11 @@ class Scene:
         """Ask for what is refused; return the sentence."""
         stub = CoordinatorStub(self._channel(self.cluster.coordinators[0]))
         with pytest.raises(grpc.aio.AioRpcError) as refusal:
-            await getattr(stub, method)(request, timeout=10)
+            await getattr(stub, method)(request, timeout=30)
         assert refusal.value.code() is grpc.StatusCode.FAILED_PRECONDITION
         return refusal.value.details() or ""
 
-    async def ask(self, method: str, request: Any, within_s: float = 20.0) -> Any:
+    async def ask(self, method: str, request: Any, within_s: float = 60.0) -> Any:
         """Ask whichever coordinator answers, again while none does."""
         deadline = time.monotonic() + within_s
         said = "nobody to ask"
@@ -212,7 +212,7 @@ class Scene:
             for address in self.cluster.coordinators:
                 stub = CoordinatorStub(self._channel(address))
                 try:
-                    return await getattr(stub, method)(request, timeout=10)
+                    return await getattr(stub, method)(request, timeout=30)
                 except grpc.aio.AioRpcError as error:
                     said = f"{error.code().name}: {error.details()}"
                     if error.code() is not grpc.StatusCode.UNAVAILABLE:
@@ -241,7 +241,7 @@ class Scene:
         """Return a run from the ledger."""
         return await self.ledger.run(job, parse_instant(run))
 
-    async def run_ended(self, job: str, run: str, within_s: float = 30.0) -> RunRecord:
+    async def run_ended(self, job: str, run: str, within_s: float = 60.0) -> RunRecord:
         """Wait until a run has ended; return it."""
 
         async def ended() -> RunRecord | None:

@@ -57,7 +57,7 @@ class LateOwner:
 
     async def hear(self, kind: type[R]) -> R:
         """Return the next report but pulses and progress, which must be of this kind."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             report = await self._reports.get()
         assert isinstance(report, kind), report
         return report

@@ -15,7 +15,7 @@ async def get(scene: Scene, path: str) -> tuple[int, str]:
 
     def ask() -> tuple[int, str]:
         try:
-            with urllib.request.urlopen(f"http://{ready['http']}{path}", timeout=10) as answer:
+            with urllib.request.urlopen(f"http://{ready['http']}{path}", timeout=30) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             with error:

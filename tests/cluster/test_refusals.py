@@ -26,7 +26,7 @@ pytestmark = pytest.mark.timeout(90)
 async def ended_by_itself(member: Member) -> tuple[int, str]:
     """Start a process that cannot begin; return its exit status and its last words."""
     await member.start()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         status = await member.wait()
     return status, member.log.read_text()
 

@@ -81,7 +81,7 @@ async def test_the_status_page_is_published_on_the_loopback_only(stack: Stack) -
     assert {one["HostIp"] for found in ports.values() if found for one in found} == {"127.0.0.1"}
 
     def read(path: str) -> str:
-        with urllib.request.urlopen(stack.http["c2"] + path, timeout=10) as answer:
+        with urllib.request.urlopen(stack.http["c2"] + path, timeout=30) as answer:
             return str(answer.read(200_000).decode())
 
     assert "projects" in await asyncio.to_thread(read, "/")

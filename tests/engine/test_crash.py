@@ -102,7 +102,7 @@ def test_an_older_version_met_after_a_crash_goes_to_the_trash(pair: Pair) -> Non
         [sys.executable, "-m", "tests.engine.crash_child", pair.source, pair.target, "trash"],
         env={**os.environ, failpoints.VARIABLE: f"{Step.BEFORE_DISPLACED}:kill"},
         check=False,
-        timeout=30,
+        timeout=90,
     )
     assert len(temporaries(pair.target)) == 1
     pair.run()

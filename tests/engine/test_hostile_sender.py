@@ -380,7 +380,7 @@ def test_i14_a17_the_memory_of_a_receiver_is_bounded() -> None:
         "        print('refused')\n"
     )
     child = subprocess.run(
-        [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=30
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=90
     )
     assert child.stdout.split() == ["refused", "refused"]
 

@@ -222,7 +222,7 @@ def test_i14_a11_no_special_file_arrives_unasked(tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "root") == ["a"]
 
 
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(90)
 def test_i14_a11_a_fifo_in_the_way_hangs_nobody(pair: Pair) -> None:
     """A file becomes a FIFO under the source's and under the target's hands."""
     grow(pair.source, {"a": b"x", "b": b"y" * 200_000})

@@ -139,7 +139,7 @@ def run_as_nobody(
         [sys.executable, "-m", "tests.engine.nobody_child", source, target, "full" if full else ""],
         check=True,
         capture_output=True,
-        timeout=30,
+        timeout=90,
     )
     answer: dict[str, list[list[str]]] = json.loads(child.stdout)
     return answer

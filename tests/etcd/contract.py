@@ -42,7 +42,7 @@ def case(function: Case) -> Case:
 
 
 async def next_changes(items: AsyncIterator[Snapshot | Changes]) -> Changes:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         item = await anext(items)
     assert isinstance(item, Changes)
     return item

@@ -97,7 +97,7 @@ async def test_i12_a_really_blocked_loop_holds_nothing(store: EtcdStore) -> None
     assert session.remaining_s() > 1
     time.sleep(6)  # noqa: ASYNC251  this is the fault
     assert not session.is_held
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(30):
         assert await session.ended() is not EndReason.CLOSED
     assert not session.is_held
     await session.close()

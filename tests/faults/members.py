@@ -48,7 +48,7 @@ from worker.uses import Uses
 JOB = "job"
 LEASE = "1f"
 LIVE_S = 600.0
-RUN_S = 30.0
+RUN_S = 60.0
 
 
 class LocalWorker:

@@ -13,7 +13,7 @@ from typing import Any, cast
 from tests.faults.disk import Nodes, Record
 from tests.faults.live_disk import Fault, Traits
 
-_START_S = 20.0
+_START_S = 60.0
 
 
 class FaultyMount:

@@ -72,4 +72,4 @@ async def ask(address: str, credentials: Credentials, expect: Any, **options: An
     """Call the server and return whom it took us for."""
     async with open_channel(address, credentials, expect, **options) as channel:
         call: Any = channel.unary_unary(METHOD)
-        return str((await call(b"", timeout=10)).decode())
+        return str((await call(b"", timeout=30)).decode())

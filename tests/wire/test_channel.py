@@ -178,7 +178,7 @@ async def test_no_certificate_at_all_is_refused(cluster: Cluster) -> None:
         async with bare:
             call: Any = bare.unary_unary("/test.Who/Am")
             with pytest.raises(grpc.aio.AioRpcError):
-                await call(b"", timeout=10)
+                await call(b"", timeout=30)
 
 
 async def test_nobody_of_another_cluster_can_even_be_expected(cluster: Cluster) -> None:
@@ -192,7 +192,7 @@ async def test_insecure_claims_are_carried_by_calls_of_every_kind() -> None:
         assert await ask(address, LOCAL, (Role.WORKER, "w1")) == "operator/cli"
         async with open_channel(address, LOCAL, Role.WORKER) as channel:
             call: Any = channel.stream_stream("/test.Who/AmStream")
-            stream = call(iter([b"", b""]), timeout=10)
+            stream = call(iter([b"", b""]), timeout=30)
             assert [answer async for answer in stream] == [b"operator/cli"] * 2
 
 
@@ -205,7 +205,7 @@ async def test_insecure_without_one_claim_is_refused(metadata: Any) -> None:
     async with serve(server) as address, grpc.aio.insecure_channel(address) as channel:
         call: Any = channel.unary_unary("/test.Who/Am")
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await call(b"", timeout=10, metadata=metadata)
+            await call(b"", timeout=30, metadata=metadata)
     assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
@@ -219,7 +219,7 @@ async def test_a_message_beyond_the_cap_is_refused() -> None:
     ):
         call: Any = channel.unary_unary("/test.Who/Am")
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await call(bytes(4 * 1024 * 1024 + 1), timeout=10)
+            await call(bytes(4 * 1024 * 1024 + 1), timeout=30)
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 

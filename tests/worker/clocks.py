@@ -32,7 +32,7 @@ class ManualClock:
                 wake.set_result(None)
 
 
-async def until(condition: Callable[[], bool], within_s: float = 10.0) -> None:
+async def until(condition: Callable[[], bool], within_s: float = 60.0) -> None:
     """Wait on the real loop until a condition holds."""
     async with asyncio.timeout(within_s):
         while not condition():

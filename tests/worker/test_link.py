@@ -224,13 +224,13 @@ async def test_i14_only_coordinators_give_orders(worker: Worker, role: Role) -> 
             await call.write(order_to_wire(Hello("c1")))
         assert await call.code() is grpc.StatusCode.PERMISSION_DENIED
         with pytest.raises(grpc.aio.AioRpcError) as refused:
-            await stub.Describe(worker_pb2.DescribeRequest(), timeout=10)
+            await stub.Describe(worker_pb2.DescribeRequest(), timeout=30)
         assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
-        listing = stub.ListTrash(common_pb2.ListTrashRequest(root="data"), timeout=10)
+        listing = stub.ListTrash(common_pb2.ListTrashRequest(root="data"), timeout=30)
         assert await listing.code() is grpc.StatusCode.PERMISSION_DENIED
         for ask in (
-            stub.RestoreTrash(common_pb2.RestoreTrashRequest(root="data", path=b"f"), timeout=10),
-            stub.PurgeTrash(common_pb2.PurgeTrashRequest(root="data"), timeout=10),
+            stub.RestoreTrash(common_pb2.RestoreTrashRequest(root="data", path=b"f"), timeout=30),
+            stub.PurgeTrash(common_pb2.PurgeTrashRequest(root="data"), timeout=30),
         ):
             with pytest.raises(grpc.aio.AioRpcError) as refused:
                 await ask
@@ -263,7 +263,7 @@ async def test_i14_what_is_asked_of_the_trash_is_checked(
     async with open_channel(worker.address, OWNER, (Role.WORKER, "w1")) as channel:
         stub = worker_pb2_grpc.WorkerStub(channel)
         with pytest.raises(grpc.aio.AioRpcError, match=said) as refused:
-            await stub.RestoreTrash(common_pb2.RestoreTrashRequest(**ask), timeout=10)
+            await stub.RestoreTrash(common_pb2.RestoreTrashRequest(**ask), timeout=30)
         assert refused.value.code() is code
 
 

@@ -37,7 +37,7 @@ async def test_no_more_is_read_ahead_than_there_is_room_for() -> None:
 
     async with read_ahead(numbers(), depth=3) as items:
         assert await anext(items) == 0
-        assert await asyncio.to_thread(third.wait, 10)
+        assert await asyncio.to_thread(third.wait, 60)
         assert made <= 5, "one given out, three that wait, one in the maker's hand"
 
 
@@ -83,7 +83,7 @@ async def test_work_is_done_in_order_and_every_result_comes_back() -> None:
     await behind.stop(lambda: None)
 
 
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(90)
 @pytest.mark.parametrize("depth", [1, 4])
 async def test_after_a_failure_nothing_more_is_worked_on_and_whoever_puts_is_told(
     depth: int,
@@ -117,13 +117,13 @@ async def test_stopping_waits_for_the_step_under_way_drops_the_rest_and_cleans_u
 
     def work(name: str) -> None:
         begun.set()
-        go_on.wait(10)
+        go_on.wait(60)
         said.append(name)
 
     behind = WorkBehind(work, tell=_nobody, depth=2)
     await behind.put("first")
     await behind.put("second")
-    assert await asyncio.to_thread(begun.wait, 10)
+    assert await asyncio.to_thread(begun.wait, 60)
     stopping = asyncio.create_task(behind.stop(lambda: said.append("cleaned")))
     await asyncio.sleep(0)
     assert said == []
@@ -132,7 +132,7 @@ async def test_stopping_waits_for_the_step_under_way_drops_the_rest_and_cleans_u
     assert said == ["first", "cleaned"]
 
 
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(90)
 async def test_a_result_is_told_although_nothing_else_is_put() -> None:
     told = asyncio.Event()
 
@@ -141,12 +141,12 @@ async def test_a_result_is_told_although_nothing_else_is_put() -> None:
 
     behind: WorkBehind[int, int] = WorkBehind(lambda number: number, tell=tell)
     await behind.put(1)
-    await asyncio.wait_for(told.wait(), 10)
+    await asyncio.wait_for(told.wait(), 60)
     await behind.end()
     await behind.stop(lambda: None)
 
 
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(90)
 async def test_who_cannot_be_told_ends_the_work() -> None:
     async def tell(_: int) -> None:
         raise Broken
@@ -164,7 +164,7 @@ async def test_who_cannot_be_told_ends_the_work() -> None:
     await behind.stop(lambda: None)
 
 
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(90)
 async def test_no_more_results_wait_to_be_told_than_there_is_room_for() -> None:
     worked = 0
     go_on = asyncio.Event()
@@ -209,7 +209,7 @@ async def test_an_iterator_that_waits_for_others_is_woken_when_its_block_is_left
             raise Broken
 
     with pytest.raises(Broken):
-        await asyncio.wait_for(left_in_the_middle(), 10)
+        await asyncio.wait_for(left_in_the_middle(), 60)
 
 
 async def test_who_is_cancelled_closes_nothing_that_a_thread_still_uses() -> None:
@@ -218,7 +218,7 @@ async def test_who_is_cancelled_closes_nothing_that_a_thread_still_uses() -> Non
 
     def use() -> None:
         begun.set()
-        assert goes_on.wait(10)
+        assert goes_on.wait(60)
         told.append("used")
 
     async def use_and_close() -> None:
@@ -228,7 +228,7 @@ async def test_who_is_cancelled_closes_nothing_that_a_thread_still_uses() -> Non
             told.append("closed")
 
     task = asyncio.create_task(use_and_close())
-    assert await asyncio.to_thread(begun.wait, 10)
+    assert await asyncio.to_thread(begun.wait, 60)
     for _ in range(2):
         task.cancel()
         await asyncio.sleep(0)

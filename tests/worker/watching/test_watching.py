@@ -50,7 +50,7 @@ async def opened(worker: Worker, consumer: Consumer = TARGET) -> Feed:
 
 
 async def taken(feed: Feed) -> PendingBatch:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await feed.changed()
         batch = await feed.pending()
     assert batch is not None
@@ -65,7 +65,7 @@ async def test_a_feed_wakes_when_something_changed(worker: Worker) -> None:
     before = time.time()
     waiting = asyncio.create_task(feed.changed())
     (worker.root / "f").write_text("x")
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await waiting
     batch = await feed.pending()
     assert batch is not None
@@ -131,7 +131,7 @@ async def test_never_and_always(tmp_path: Path) -> None:
     (tmp_path / "always").mkdir()
     always = Worker(tmp_path / "always", WatchMode.ALWAYS)
     await always.watching.start()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while always.watching.state("files").phase is not WatchPhase.WATCHING:
             await asyncio.sleep(0.01)
     described = always.watching.describe("files")
