@@ -74,7 +74,8 @@ async def up(home: Path, ports: list[int], *arguments: str) -> AsyncIterator[Up]
         await process.wait()
 
 
-@pytest.mark.timeout(150)
+@pytest.mark.alone
+@pytest.mark.timeout(180)
 async def test_one_command_is_a_cluster_that_survives_a_restart(
     baton: Any, home: Path, tmp_path: Path
 ) -> None:
@@ -116,7 +117,7 @@ async def test_one_command_is_a_cluster_that_survives_a_restart(
             await asyncio.sleep(0.05)
 
 
-@pytest.mark.timeout(90)
+@pytest.mark.timeout(180)
 async def test_a_process_that_ends_ends_all_and_says_why(home: Path, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         ports = [*quiet_ports(2), taken.getsockname()[1]]
@@ -126,7 +127,7 @@ async def test_a_process_that_ends_ends_all_and_says_why(home: Path, tmp_path: P
             assert await asyncio.wait_for(running.process.wait(), START_S) == 1
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(180)
 async def test_etcd_that_ends_ends_all_and_says_so(home: Path, tmp_path: Path) -> None:
     async with up(home, quiet_ports(3), "--data", str(tmp_path / "data")) as running:
         await running.until("ready")
@@ -136,7 +137,7 @@ async def test_etcd_that_ends_ends_all_and_says_so(home: Path, tmp_path: Path) -
         assert await asyncio.wait_for(running.process.wait(), START_S) == 1
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(180)
 async def test_a_second_one_at_the_same_port_takes_nothing_from_the_first(
     baton: Any, home: Path, tmp_path: Path
 ) -> None:

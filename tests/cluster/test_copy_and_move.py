@@ -11,7 +11,7 @@ from tests.cluster.harness import Scene, scene_on
 from tests.cluster.test_sync import DAY
 from tests.cluster.trees import T0, check_equal, grow, picture, put
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(180)
 
 
 def tops(scene: Scene, job: str) -> list[Path]:

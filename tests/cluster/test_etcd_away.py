@@ -42,7 +42,7 @@ def published(target: Path) -> int:
     return count
 
 
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(180)
 async def test_i12_etcd_hangs_and_nothing_is_published_past_the_deadline(alone: Scene) -> None:
     source, target = alone.roots["a"], alone.roots["b"]
     files = 40_000
@@ -122,7 +122,7 @@ async def test_i12_without_a_quorum_all_park_and_go_on_where_they_were(quorate: 
     check_equal(source, target)
 
 
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(180)
 async def test_etcd_gone_is_said_by_every_command_and_jobs_go_on_when_it_returns(
     alone: Scene,
 ) -> None:

@@ -12,7 +12,7 @@ import pytest
 from tests.cluster.harness import Ended, Scene
 from tests.cluster.trees import check_equal, picture, put
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = pytest.mark.timeout(180)
 
 
 @dataclass

@@ -41,7 +41,7 @@ def make(source: Path) -> None:
     os.utime(source / "d", ns=(T0, T0))
 
 
-@pytest.mark.timeout(90)
+@pytest.mark.timeout(180)
 async def test_a_job_that_says_nothing_carries_everything_but_special_files(steady: Scene) -> None:
     source, target = await job_of(steady, "kinds")
     make(source)
@@ -62,7 +62,7 @@ async def test_a_job_that_says_nothing_carries_everything_but_special_files(stea
     assert os.getxattr(target / "d" / "a2", "user.tag") == b"other"
 
 
-@pytest.mark.timeout(90)
+@pytest.mark.timeout(180)
 async def test_a_job_can_ask_for_more_and_for_less(steady: Scene) -> None:
     source, target = await job_of(
         steady,

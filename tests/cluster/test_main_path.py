@@ -47,7 +47,7 @@ def is_nothing(run: Any) -> bool:
     return all(run[count] == 0 for count in counts)
 
 
-@pytest.mark.timeout(90)
+@pytest.mark.timeout(180)
 async def test_i10_first_copy_then_nothing_then_what_changed(steady: Scene) -> None:
     source, target = await job_of(steady, "main")
     total = grow(source, 300)
@@ -266,7 +266,7 @@ async def test_preview_lists_and_changes_nothing(steady: Scene) -> None:
     check_equal(source, target)
 
 
-@pytest.mark.timeout(90)
+@pytest.mark.timeout(180)
 async def test_cancel_ends_a_run_and_the_next_one_finishes(steady: Scene) -> None:
     source, target = await job_of(steady, "cancelled")
     grow(source, 10_000)
@@ -296,7 +296,7 @@ async def test_a_run_while_one_goes_on_is_refused_in_words(steady: Scene) -> Non
     assert (ended.code, ended.json["outcome"]) == (0, "succeeded")
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(180)
 async def test_i15_one_target_down_the_other_is_served_and_the_first_catches_up(
     pair: Scene,
 ) -> None:

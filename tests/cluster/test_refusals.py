@@ -20,7 +20,7 @@ from wire.authority import init_ca, issue
 from wire.identity import Role
 from wire.ports import quiet_address, quiet_ports
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = pytest.mark.timeout(180)
 
 
 async def ended_by_itself(member: Member) -> tuple[int, str]:
@@ -355,5 +355,10 @@ async def as_nobody(scene: Scene, member: Member) -> asyncio.subprocess.Process:
         assert process.returncode is None, member.log.read_text()
         return (await scene.baton("worker", "test", "a")).code == 0
 
-    await until(answers, "a worker run by nobody", 40)
+    try:
+        await until(answers, "a worker run by nobody", 100)
+    except BaseException:
+        process.kill()
+        await process.wait()
+        raise
     return process

@@ -10,7 +10,7 @@ from tests.cluster.harness import Scene
 from tests.cluster.test_sync import DAY, check_all_equal, check_still, members, tops
 from tests.cluster.trees import T0, put
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = pytest.mark.timeout(180)
 
 
 async def agreed_upon(scene: Scene, job: str, files: dict[str, str], **spec: Any) -> list[Path]:

@@ -157,7 +157,7 @@ async def test_i4_i9_i15_fifty_owners_killed_in_the_middle_of_runs(trio: Scene) 
 
 
 @pytest.mark.alone
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(180)
 async def test_i12_an_owner_stopped_for_three_leases_gives_no_late_order(trio: Scene) -> None:
     source, target = trio.roots["a"], trio.roots["b"]
     await trio.apply(name="stops", source="a:data", targets=["b:data"], lease_ttl=f"{TTL_S}s")
@@ -303,7 +303,7 @@ async def test_a_stopped_owner_hands_over_at_once_in_the_middle_of_a_run(trio: S
     check_equal(source, target)
 
 
-@pytest.mark.timeout(90)
+@pytest.mark.timeout(180)
 async def test_a_command_that_waits_outlives_the_owner_that_it_asked(trio: Scene) -> None:
     source, target = trio.roots["a"], trio.roots["b"]
     grow(source, 6000)
@@ -319,7 +319,7 @@ async def test_a_command_that_waits_outlives_the_owner_that_it_asked(trio: Scene
     assert len(ended.json["attempts"]) == 2
 
 
-@pytest.mark.timeout(90)
+@pytest.mark.timeout(180)
 async def test_commands_during_a_takeover_wait_for_the_next_owner(trio: Scene) -> None:
     put(trio.roots["a"] / "file", "x")
     await trio.apply(name="now", source="a:data", targets=["b:data"], lease_ttl=f"{TTL_S}s")

@@ -26,7 +26,7 @@ def change(path: Path, offset: int, content: bytes) -> None:
         file.write(content)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(180)
 async def test_only_what_changed_travels_to_every_target(trio: Scene) -> None:
     source, target = trio.roots["a"], trio.roots["b"]
     (source / "large").write_bytes(os.urandom(40 * MIB))
@@ -41,7 +41,7 @@ async def test_only_what_changed_travels_to_every_target(trio: Scene) -> None:
         check_equal(source, target)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(180)
 @pytest.mark.parametrize("victim", ["a", "b"])
 @pytest.mark.parametrize("times", [1, 6])
 async def test_after_a_worker_was_killed_only_the_rest_travels(
@@ -73,7 +73,7 @@ async def test_after_a_worker_was_killed_only_the_rest_travels(
     assert arrived(target) == 0
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(180)
 async def test_a_rate_is_that_of_the_job_and_not_of_each_target(
     etcd: EtcdCluster, tmp_path: Path
 ) -> None:
@@ -99,7 +99,7 @@ async def check_rate(scene: Scene) -> None:
         check_equal(source, scene.roots[name])
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(180)
 async def test_content_that_is_fetched_travels_by_what_changed_too(pair: Scene) -> None:
     """The member that carries out a `sync` fetches what others have, by the same questions."""
     one, other = pair.roots["a"], pair.roots["b"]

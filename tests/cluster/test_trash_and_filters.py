@@ -12,7 +12,7 @@ from tests.cluster.trees import T0, check_equal, picture, put
 
 __all__ = ["mirrored"]
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = pytest.mark.timeout(180)
 
 
 async def trash(scene: Scene, *arguments: str, code: int = 0) -> Any:

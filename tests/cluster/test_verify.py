@@ -10,7 +10,7 @@ import pytest
 from tests.cluster.harness import Scene
 from tests.cluster.trees import grow, picture, put
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(180)
 
 
 async def verify(scene: Scene, job: str, *, code: int) -> Any:

@@ -72,7 +72,7 @@ async def test_i1_i10_fifty_targets_killed_while_they_publish(pair: Scene) -> No
     log.info("%d of %d in the middle; %d reads", in_the_middle, ROUNDS, reader.reads)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(180)
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 async def test_a_source_worker_that_dies_and_returns_is_given_the_run_again(
     pair: Scene, number: signal.Signals
@@ -92,7 +92,7 @@ async def test_a_source_worker_that_dies_and_returns_is_given_the_run_again(
     assert (await pair.run_ok("source"))["files_copied"] == 0
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(180)
 async def test_a_source_worker_that_stays_away_fails_the_run_by_name(pair: Scene) -> None:
     source, target = pair.roots["a"], pair.roots["b"]
     grow(source, 6000)
@@ -109,7 +109,7 @@ async def test_a_source_worker_that_stays_away_fails_the_run_by_name(pair: Scene
     check_equal(source, target)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(180)
 async def test_a_target_that_stops_in_order_loses_nothing(pair: Scene) -> None:
     source, target = pair.roots["a"], pair.roots["b"]
     grow(source, 6000)
@@ -124,7 +124,7 @@ async def test_a_target_that_stops_in_order_loses_nothing(pair: Scene) -> None:
     check_equal(source, target)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(180)
 async def test_a_target_that_hangs_delays_nobody_for_long(pair: Scene) -> None:
     """A stopped process still has its connections: only silence tells."""
     third = pair.worker("c")

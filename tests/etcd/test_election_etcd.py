@@ -77,7 +77,7 @@ async def test_closing_the_leases_hands_over_too(world: World, make: Make) -> No
     world.check_history()
 
 
-@pytest.mark.timeout(90)
+@pytest.mark.timeout(180)
 async def test_five_thousand_jobs_change_hands(world: World, make: Make) -> None:
     world.jobs |= {f"mass-{n}" for n in range(5000)}
 

@@ -30,6 +30,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.alone
 async def test_a_hung_server_is_noticed_in_seconds_by_calls_without_traffic() -> None:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", SERVER), stdout=asyncio.subprocess.PIPE
