@@ -33,6 +33,13 @@ class Case:
     """How long a packet takes there and back between the ends; 0 is the loopback."""
     rounds: int = 3
 
+    @property
+    def says(self) -> str:
+        """What is copied, where and how often."""
+        where = "on a disk, `strict`" if self.on_disk else "on tmpfs, `fast`"
+        change = f"; {self.change.says}" if self.change is not None else ""
+        return f"{self.title}: {self.tree}{change}; {where}; {self.rounds} rounds"
+
     def scaled(self, factor: float) -> "Case":
         """Return it with a larger or a smaller tree."""
         tree = self.tree

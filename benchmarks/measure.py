@@ -4,16 +4,18 @@ import asyncio
 import contextlib
 import os
 import shutil
-import statistics
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks import delayed_link, trees
 from benchmarks.cases import Case
 from benchmarks.changes import Change
 from benchmarks.errors import BenchmarkError, NotYet
+from benchmarks.results import Result, Series
 from benchmarks.sides import Area, Running, Side
 from benchmarks.stopwatch import Measured
 
@@ -31,61 +33,6 @@ _SHARE = 0.8
 _COPY = "copy"
 
 
-@dataclass(slots=True)
-class Series:
-    """What one side took in every round."""
-
-    side: Side
-    copies: list[Measured] = field(default_factory=list)
-
-    @property
-    def wall_s(self) -> float:
-        """The median."""
-        return statistics.median(one.wall_s for one in self.copies)
-
-    @property
-    def spread_s(self) -> tuple[float, float]:
-        """The best and the worst."""
-        times = [one.wall_s for one in self.copies]
-        return min(times), max(times)
-
-    @property
-    def cpu_s(self) -> float:
-        """The median."""
-        return statistics.median(one.cpu_s for one in self.copies)
-
-    @property
-    def wire_bytes(self) -> float:
-        """The median."""
-        return statistics.median(one.wire_bytes for one in self.copies)
-
-    @property
-    def peak_bytes(self) -> int:
-        """The most that one process held in any round."""
-        return max(one.peak_bytes for one in self.copies)
-
-    @property
-    def own_s(self) -> float | None:
-        """The median by the side's own record, if it keeps one."""
-        known = [one.own_s for one in self.copies if one.own_s is not None]
-        return statistics.median(known) if known else None
-
-
-@dataclass(slots=True)
-class Comparison:
-    """A case; the first series is ours. One that was not run has none."""
-
-    case: Case
-    series: list[Series] = field(default_factory=list)
-    left_out: list[str] = field(default_factory=list)
-    """Who could not run here, and why."""
-
-    def ratio(self, rival: Series) -> float:
-        """Return the median over the rounds of the rival's time by ours: above 1, we are faster."""
-        pairs = zip(self.series[0].copies, rival.copies, strict=True)
-        return statistics.median(theirs.wall_s / ours.wall_s for ours, theirs in pairs)
-
-
 @dataclass(frozen=True, slots=True)
 class Places:
     """Where trees may lie."""
@@ -98,20 +45,25 @@ class Places:
 class _Taking:
     """A side that takes part in a case."""
 
+    side: Side
     series: Series
     running: Running
 
 
 async def run_case(
     case: Case, places: Places, *, say: Callable[[str], None], keep_out: frozenset[str]
-) -> Comparison:
-    """Run all rounds of a case. Everything it makes is gone afterwards, also when it fails."""
-    comparison = Comparison(case)
+) -> Result:
+    """Run all rounds of a case. Everything it makes is gone afterwards, also when it fails.
+
+    Raises BenchmarkError when our side fails; a rival that does is left out.
+    """
+    began = time.monotonic()
+    result = Result(case.name, case.says, datetime.now(UTC))
     why_not = delayed_link.missing() if case.round_trip_s else None
     if why_not is not None:
-        comparison.left_out.append(why_not)
+        result.left_out.append(why_not)
         say(f"{case.name}: not run: {why_not}")
-        return comparison
+        return result
     place = places.disk if case.on_disk else places.memory
     sides: list[Side] = [case.ours]
     for rival in case.rivals:
@@ -119,22 +71,24 @@ async def run_case(
         if why is None:
             sides.append(rival)
         else:
-            comparison.left_out.append(f"{rival.name}: {why}")
+            result.left_out.append(f"{rival.name}: {why}")
             say(f"{case.name}: without {rival.name}: {why}")
     own = {side.name: case.two_way or side.own_source for side in sides}
-    case = comparison.case = fitting(place, case, sides, own)
+    case = fitting(place, case, sides, own)
+    result.says = case.says
     directory = Path(tempfile.mkdtemp(prefix="baton-bench-", dir=place))
     try:
         with _link(case) as link:
             area = Area(directory, case.on_disk, link, own)
-            await _Run(case, area, comparison, say).run(sides)
+            await _Run(case, area, result, say).run(sides)
     except NotYet as error:
-        comparison.series = []
-        comparison.left_out.append(f"baton: {error}")
+        result.series = []
+        result.left_out.append(f"baton: {error}")
         say(f"{case.name}: not run: {error}")
     finally:
         await asyncio.to_thread(shutil.rmtree, directory)
-    return comparison
+    result.took_s = time.monotonic() - began
+    return result
 
 
 @contextlib.contextmanager
@@ -149,12 +103,10 @@ def _link(case: Case) -> Iterator[delayed_link.Link | None]:
 class _Run:
     """One case on its way."""
 
-    def __init__(
-        self, case: Case, area: Area, comparison: Comparison, say: Callable[[str], None]
-    ) -> None:
+    def __init__(self, case: Case, area: Area, result: Result, say: Callable[[str], None]) -> None:
         self._case = case
         self._area = area
-        self._comparison = comparison
+        self._result = result
         self._say = say
         self._taking: list[_Taking] = []
 
@@ -171,12 +123,12 @@ class _Run:
             for side in sides:
                 with self._leaving_out(side):
                     running = await stack.enter_async_context(side.start(area))
-                    self._taking.append(_Taking(Series(side), running))
+                    self._taking.append(_Taking(side, Series(side.name, side.says), running))
             if case.change is not None:
                 await self._begin()
             for number in range(1, case.rounds + 1):
                 await self._round(number)
-        self._comparison.series = [one.series for one in self._taking]
+        self._result.series = [one.series for one in self._taking]
 
     @contextlib.contextmanager
     def _leaving_out(self, side: Side) -> Iterator[None]:
@@ -186,14 +138,14 @@ class _Run:
         except BenchmarkError as error:
             if side is self._case.ours:
                 raise
-            self._taking = [one for one in self._taking if one.series.side is not side]
-            self._comparison.left_out.append(f"{side.name}: {error}")
+            self._taking = [one for one in self._taking if one.side is not side]
+            self._result.left_out.append(f"{side.name}: {error}")
             self._say(f"{self._case.name}: without {side.name}: {error}")
 
     async def _begin(self) -> None:
         """Let each side make the copy that it keeps; not measured."""
         for one in list(self._taking):
-            side = one.series.side
+            side = one.side
             with self._leaving_out(side):
                 await one.running.aim(_COPY)
                 await one.running.copy(_COPY)
@@ -205,12 +157,12 @@ class _Run:
         case, area = self._case, self._area
         change = case.change
         if change is not None:
-            sources = sorted({area.tree(one.series.side.name) for one in self._taking})
+            sources = sorted({area.tree(one.side.name) for one in self._taking})
             for tree in sources:
                 await asyncio.to_thread(change.make, tree, number)
         followed: set[Path] = set()
         for one in list(self._taking):
-            side = one.series.side
+            side = one.side
             with self._leaving_out(side):
                 if change is None:
                     copied = await self._first(one, f"copy-{number}")
@@ -224,7 +176,7 @@ class _Run:
         if self._area.strict:
             await _settle()
         copied = await one.running.copy(target)
-        name = one.series.side.name
+        name = one.side.name
         for where in one.running.places(target):
             await asyncio.to_thread(trees.require_equal, self._area.tree(name), where, by=name)
             await asyncio.to_thread(trees.remove, where)
@@ -241,7 +193,7 @@ class _Run:
             elif self._case.two_way:
                 await asyncio.to_thread(change.make_at_copy, where, number)
         copied = await one.running.copy(_COPY)
-        name = one.series.side.name
+        name = one.side.name
         for where in places:
             await asyncio.to_thread(change.check, self._area.tree(name), where, by=name)
             followed.add(where)

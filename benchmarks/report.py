@@ -5,12 +5,11 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks import failover, scale
-from benchmarks.measure import Comparison, Series
+from benchmarks.results import Result, Series
 
 _HOW = """\
 ## How it is measured
@@ -43,6 +42,11 @@ _HOW = """\
 """
 
 
+_HEAD = """\
+| case | measured | side | median | best to worst | by its record | CPU | wire | memory | by Baton's |
+|---|---|---|---|---|---|---|---|---|---|"""
+
+
 def machine(memory: Path, disk: Path) -> list[str]:
     """Return what the figures depend on, a fact a line. Blocks on small commands."""
     facts = [
@@ -58,46 +62,42 @@ def machine(memory: Path, disk: Path) -> list[str]:
     return facts
 
 
-def as_text(comparisons: Sequence[Comparison]) -> str:
+def as_text(results: Sequence[Result]) -> str:
     """Return the tables for a terminal."""
     lines = []
-    for comparison in comparisons:
-        lines.append(f"{comparison.case.name}: {comparison.case.tree}")
-        for series in comparison.series:
+    for result in results:
+        lines.append(f"{result.case}: {result.says} (took {result.took_s:.0f} s)")
+        for series in result.series:
             best, worst = series.spread_s
-            is_ours = series is comparison.series[0]
-            ratio = "" if is_ours else f"  {comparison.ratio(series):5.2f} x"
+            is_ours = series is result.series[0]
+            ratio = "" if is_ours else f"  {result.ratio(series):5.2f} x"
             lines.append(
-                f"  {series.side.name:13} {series.wall_s:8.3f} s ({best:.3f} to {worst:.3f}),"
+                f"  {series.name:13} {series.wall_s:8.3f} s ({best:.3f} to {worst:.3f}),"
                 f" CPU {series.cpu_s:6.2f} s, wire {series.wire_bytes / 1e6:.2f} MB,"
                 f" peak {series.peak_bytes >> 20} MiB{ratio}"
             )
-        lines += [f"  not run: {why}" for why in comparison.left_out]
+        lines += [f"  not run: {why}" for why in result.left_out]
     return "\n".join(lines)
 
 
-def as_markdown(comparisons: Sequence[Comparison], facts: Sequence[str], command: str) -> str:
-    """Return the document."""
-    day = datetime.now(UTC).strftime("%Y-%m-%d")
+def as_markdown(results: Sequence[Result], missing: Sequence[str] = ()) -> str:
+    """Return the document of all that is kept; `missing` are the cases of which nothing is."""
     parts = [
         "# Benchmarks\n",
-        f"Written by `{command}` on {day}. Run `make bench` on your own: the ratios count.\n",
-        *(f"- {fact}" for fact in facts),
-        "\n## Results\n",
-        "| case | side | median | best to worst | by its record | CPU | wire | memory | by Baton's |",
-        "|---|---|---|---|---|---|---|---|---|",
-        *(_row(comparison, one) for comparison in comparisons for one in comparison.series),
+        "Written by `python -m benchmarks` from what was measured last of each case.",
+        "Run `make bench` on your own: the ratios count.\n",
+        *_measured_where(results),
+        "## Results\n",
+        _HEAD,
+        *(_row(result, one) for result in results for one in result.series),
         "",
     ]
-    for comparison in comparisons:
-        case = comparison.case
-        where = "on a disk, `strict`" if case.on_disk else "on tmpfs, `fast`"
-        change = f"; {case.change.says}" if case.change is not None else ""
-        parts.append(
-            f"- **{case.name}**: {case.title}: {case.tree}{change}; {where}; {case.rounds} rounds."
-        )
-        parts += [f"  - {one.side.name}: {one.side.says}" for one in comparison.series]
-        parts += [f"  - not run: {why}" for why in comparison.left_out]
+    for result in results:
+        parts.append(f"- **{result.case}**: {result.says}.")
+        parts += [f"  - {one.name}: {one.says}" for one in result.series]
+        parts += [f"  - not run: {why}" for why in result.left_out]
+    if missing:
+        parts.append(f"- Not measured yet: {', '.join(missing)}.")
     parts += ["", failover.section(), scale.section(), _HOW]
     notes = Path(__file__).with_name("notes.md")
     if notes.exists():
@@ -105,14 +105,28 @@ def as_markdown(comparisons: Sequence[Comparison], facts: Sequence[str], command
     return "\n".join(parts)
 
 
-def _row(comparison: Comparison, series: Series) -> str:
+def _measured_where(results: Sequence[Result]) -> list[str]:
+    """Say on what the cases were measured, once for all that were measured on the same."""
+    cases: dict[tuple[str, ...], list[str]] = {}
+    for result in results:
+        cases.setdefault(tuple(result.machine), []).append(result.case)
+    parts = []
+    for facts, names in cases.items():
+        if len(cases) > 1:
+            parts.append(f"{', '.join(names)}:\n")
+        parts += [*(f"- {fact}" for fact in facts), ""]
+    return parts
+
+
+def _row(result: Result, series: Series) -> str:
     best, worst = series.spread_s
     own = "" if series.own_s is None else f"{series.own_s:.2f} s"
-    is_ours = series is comparison.series[0]
-    ratio = "1" if is_ours else f"**{comparison.ratio(series):.2f}**"
-    name = f"**{series.side.name}**" if is_ours else series.side.name
+    is_ours = series is result.series[0]
+    ratio = "1" if is_ours else f"**{result.ratio(series):.2f}**"
+    name = f"**{series.name}**" if is_ours else series.name
+    case, day = (result.case, f"{result.at:%Y-%m-%d}") if is_ours else ("", "")
     return (
-        f"| {comparison.case.name if is_ours else ''} | {name} | {series.wall_s:.2f} s"
+        f"| {case} | {day} | {name} | {series.wall_s:.2f} s"
         f" | {best:.2f} to {worst:.2f} s | {own} | {series.cpu_s:.1f} s"
         f" | {series.wire_bytes / 1e6:,.2f} MB | {series.peak_bytes >> 20} MiB | {ratio} |"
     )

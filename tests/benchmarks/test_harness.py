@@ -2,8 +2,11 @@
 
 import os
 import shutil
+import subprocess
+import sys
 import time
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -11,9 +14,10 @@ import pytest
 from benchmarks import delayed_link, measure
 from benchmarks.cases import CASES, Case
 from benchmarks.changes import Change, EditsAtBothEnds, Nothing, RenamedTop, SomeBytes
-from benchmarks.errors import WrongCopy
-from benchmarks.measure import Comparison, Places, Series, run_case
+from benchmarks.errors import BenchmarkError, WrongCopy
+from benchmarks.measure import Places, run_case
 from benchmarks.report import as_markdown, as_text
+from benchmarks.results import Result, Series, Store
 from benchmarks.rivals import CopyArchive, Rsync
 from benchmarks.stopwatch import Measured, Stopwatch
 from benchmarks.trees import Tree
@@ -33,24 +37,23 @@ async def test_a_case_runs(tmp_path: Path, name: str) -> None:
     if name == "small-files-far" and delayed_link.missing():
         pytest.skip(str(delayed_link.missing()))
     said: list[str] = []
-    comparison = await run_case(
+    result = await run_case(
         small(name), Places(tmp_path, tmp_path), say=said.append, keep_out=frozenset({"cp"})
     )
-    assert comparison.series[0].side is comparison.case.ours
-    names = {one.side.name for one in comparison.series}
+    assert result.series[0].name == "baton"
+    names = {one.name for one in result.series}
     assert names == {"baton"} | {
-        rival.name for rival in comparison.case.rivals if not rival.missing()
+        rival.name for rival in BY_NAME[name].rivals if not rival.missing()
     }
-    for one in comparison.series:
+    for one in result.series:
         assert len(one.copies) == 1
         assert one.wall_s > 0
         assert one.peak_bytes > 1 << 20
-    assert comparison.series[0].wire_bytes > 500
-    text = as_text([comparison])
-    document = as_markdown([comparison], ["a machine"], "a command")
-    for one in comparison.series:
-        assert one.side.name in text
-        assert one.side.says in document
+    assert result.series[0].wire_bytes > 500
+    text, document = as_text([result]), as_markdown([result])
+    for one in result.series:
+        assert one.name in text
+        assert one.says in document
     assert os.listdir(tmp_path) == []
 
 
@@ -69,22 +72,81 @@ class _Broken(Rsync):
 @pytest.mark.timeout(120)
 async def test_a_rival_that_is_missing_or_fails_is_left_out_and_named(tmp_path: Path) -> None:
     case = Case("some", "some files", SMALL, (_Missing(), _Broken(), CopyArchive()), rounds=1)
-    comparison = await run_case(
+    result = await run_case(
         case, Places(tmp_path, tmp_path), say=lambda _: None, keep_out=frozenset()
     )
-    assert [one.side.name for one in comparison.series] == ["baton", "cp"]
-    assert [why.partition(":")[0] for why in comparison.left_out] == ["nowhere", "broken"]
-    for why in comparison.left_out:
-        assert why in as_text([comparison])
-        assert why in as_markdown([comparison], [], "")
+    assert [one.name for one in result.series] == ["baton", "cp"]
+    assert [why.partition(":")[0] for why in result.left_out] == ["nowhere", "broken"]
+    for why in result.left_out:
+        assert why in as_text([result])
+        assert why in as_markdown([result])
 
 
 def test_a_ratio_is_the_median_of_pairs() -> None:
     ours, theirs = (
-        Series(CopyArchive(), [Measured(wall_s, 0) for wall_s in times])
+        Series("one", "", [Measured(wall_s, 0) for wall_s in times])
         for times in ((1, 2, 10), (2, 8, 20))
     )
-    assert Comparison(small("large-file"), [ours, theirs]).ratio(theirs) == 2
+    assert Result("some", "", datetime.now(UTC), series=[ours, theirs]).ratio(theirs) == 2
+
+
+def result_of(case: str, age: timedelta, machine: str) -> Result:
+    series = [
+        Series("baton", "a job", [Measured(2.0, 3.0, 5_000_000, 7 << 20, 1.5)]),
+        Series("rsync", "rsync -a", [Measured(3.0, 4.0, 6_000_000, 8 << 20)]),
+    ]
+    at = datetime.now(UTC) - age
+    return Result(case, f"about {case}", at, "a command", [machine], 60.0, series, ["cp: no"])
+
+
+def test_what_is_kept_comes_back_whole(tmp_path: Path) -> None:
+    store = Store(tmp_path / "results")
+    first = result_of("large-file", timedelta(hours=3), "a")
+    second = result_of("unchanged", timedelta(hours=1), "b")
+    store.keep(result_of("unchanged", timedelta(hours=30), "b"))
+    store.keep(first)
+    store.keep(second)
+    names = [case.name for case in CASES]
+    assert store.all(names) == [first, second]
+    assert store.is_fresh("unchanged", 2)
+    assert not store.is_fresh("large-file", 2)
+    assert not store.is_fresh("two-way", 1_000)
+    (tmp_path / "results" / "unchanged.json").write_text("{")
+    with pytest.raises(BenchmarkError, match=r"unchanged\.json is no result, remove it"):
+        store.read("unchanged")
+
+
+def test_a_document_is_made_of_all_that_is_kept() -> None:
+    first = result_of("large-file", timedelta(days=40), "a machine")
+    second = result_of("unchanged", timedelta(days=3), "another machine")
+    document = as_markdown([first, second], ["two-way"])
+    for one in (first, second):
+        assert f"| {one.case} | {one.at:%Y-%m-%d} | **baton** | 2.00 s |" in document
+        assert f"{one.case}:\n\n- {one.machine[0]}\n" in document
+        assert f"- **{one.case}**: about {one.case}." in document
+    assert "| rsync | 3.00 s | 3.00 to 3.00 s |  | 4.0 s | 6.00 MB | 8 MiB | **1.50** |" in document
+    assert "Not measured yet: two-way." in document
+    same = as_markdown([first, replace(second, machine=first.machine)])
+    assert same.count("- a machine\n") == 1
+    assert "Not measured" not in same
+
+
+@pytest.mark.timeout(400)
+def test_only_what_is_due_is_measured_and_what_fails_stops_nothing(tmp_path: Path) -> None:
+    store = Store(tmp_path / "results")
+    store.keep(result_of("renamed", timedelta(hours=1), "m"))
+    document = tmp_path / "document.md"
+    command = [sys.executable, "-m", "benchmarks", "--case", "renamed", "--older-than", "2"]
+    command += ["--results", str(tmp_path / "results"), "--output", str(document)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
+    command += ["--memory", str(tmp_path / "nowhere"), "--case", "large-file", "--case", "two-way"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert done.stderr.endswith("failed: large-file, two-way\n")
+    assert not document.exists()
+    subprocess.run([*command, "--render"], capture_output=True, timeout=120, check=True)
+    assert "| renamed | " in document.read_text()
 
 
 def test_some_bytes_are_missed_where_they_did_not_arrive(tmp_path: Path) -> None:

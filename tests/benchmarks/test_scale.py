@@ -33,7 +33,7 @@ def test_what_was_measured_stands_in_the_document(
     assert scale.section() == "", "nothing was measured"
     found = {"command": "python -m benchmarks.scale", "day": "2026-11-22"}
     file.write_text(json.dumps({**found, "results": asdict(results())}))
-    document = report.as_markdown([], [], "python -m benchmarks")
+    document = report.as_markdown([])
     for said in (
         "## 10,000 jobs",
         "the busiest of three coordinators | 4.8 % of a core | under 5 % |",
