@@ -13,15 +13,15 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from benchmarks.due import HOW, LEAD_S, SPAN_S, URGENT, Watched, Wave, measure_wave
 from benchmarks.errors import BenchmarkError
-from benchmarks.takeovers import percentile
 from cli.local_cluster import LocalCluster, Member
 from coordinator.embedded_etcd import EtcdCluster, start_etcd
 from coordinator.errors import CoordinatorError
@@ -29,9 +29,10 @@ from coordinator.etcd_config import EtcdConfig
 from coordinator.etcd_store import EtcdStore
 from coordinator.job_file import spec_from_plain, spec_to_plain
 from coordinator.keys import Family, Keys
-from coordinator.records import JobRecord, RunRecord, WorkerRecord, decode, encode
+from coordinator.records import JobRecord, WorkerRecord, encode
 from coordinator.store import Changed, Changes, Deleted, Put, Snapshot
 from wire.clock import BootClock
+from wire.credentials import load_tls
 
 RESULTS = Path(__file__).with_name("scale.json")
 _TXN = 100
@@ -43,13 +44,11 @@ _HOW = """\
 Real processes on one machine: an etcd, coordinators with their guardians, one worker. Jobs are written
 to etcd directly, a hundred to a transaction. *Idle* is with jobs that wait for somebody to ask: CPU is
 user and system time of coordinator and guardian over the span, memory what is resident in both,
-requests what etcd counts as received on calls and streams, those of the watch that measures
-included. *A coordinator more* comes when every job has an owner, so it takes none; its cost is its own
-until it is ready, and the others'. *Takeover*: one of two owners is killed with its guardian, so that
-its lease must expire; from the moment its first key is gone until the last of its jobs has an owner
-again, as a watch sees it. *Late* is between the instant at which a run is due and the beginning of its
-first attempt, by the ledger: every job is due once, evenly over a minute, and copies one small file
-between two roots of the worker.
+requests what etcd counts as received on calls and streams, those of the watch that measures included.
+*A coordinator more* comes when every job has an owner, so it takes none; its cost is its own until it
+is ready, and the others' beyond what they spend when idle. *Takeover*: of two owners the one of more
+jobs is killed with its guardian, so that its lease must expire; from the moment its first key is gone
+until the last of its jobs has an owner again, as a watch sees it. It comes back before jobs become due.
 """
 
 
@@ -79,11 +78,7 @@ class Results:
     """What the others spent on it beyond idling."""
     moved: int = 0
     takeover_s: float = 0.0
-    late_s: list[float] | None = None
-    """p50, p99 and the most."""
-    runs: int = 0
-    runs_not_begun: int = 0
-    runs_succeeded: int = 0
+    waves: list[Wave] = field(default_factory=list)
 
 
 class Scene:
@@ -98,6 +93,7 @@ class Scene:
         self.store = store
         self.home = home
         self.keys = Keys()
+        self.generation = 0
         self.owners: dict[str, str] = {}
         """By job its owner, as a watch on etcd has it."""
         self.last_claim = self.first_loss = 0.0
@@ -131,29 +127,50 @@ class Scene:
 
     async def define(self, count: int, trigger: dict[str, Any], began: datetime) -> None:
         """Write so many jobs, made over the minute from `began` on, in place of those there are."""
+        self.generation += 1
         records = []
         for number in range(count):
-            name = f"job-{number:05d}"
-            spec = spec_from_plain(
-                {
-                    "name": name,
-                    "rule": "copy",
-                    "source": f"w:from/{name}",
-                    "targets": [f"w:to/{name}"],
-                    "trigger": trigger,
-                    "retries": {"attempts": 1},
-                    "transfer": {"durability": "fast"},
-                }
-            )
-            record = JobRecord(
-                spec=spec_to_plain(spec),
-                generation=1 if "manual" in trigger else 2,
-                changed_by="benchmark",
-                changed_at=began + timedelta(seconds=60 * number / count),
-            )
-            records.append(Put(self.keys.job(name), encode(record)))
+            made = began + timedelta(seconds=SPAN_S * number / count)
+            records.append(self._definition(_name_of(number), trigger, made))
         for first in range(0, count, _TXN):
             await self.store.txn((), records[first : first + _TXN])
+
+    async def define_urgent(self) -> None:
+        """Write the job that is asked for by hand."""
+        put = self._definition(URGENT, {"manual": True}, datetime.now(UTC), priority=100)
+        await self.store.txn((), [put])
+
+    def _definition(
+        self, name: str, trigger: dict[str, Any], made: datetime, priority: int = 0
+    ) -> Put:
+        spec = spec_from_plain(
+            {
+                "name": name,
+                "rule": "copy",
+                "source": f"w:from/{name}",
+                "targets": [f"w:to/{name}"],
+                "trigger": trigger,
+                "priority": priority,
+                "retries": {"attempts": 1},
+                "transfer": {"durability": "fast"},
+            }
+        )
+        record = JobRecord(
+            spec=spec_to_plain(spec),
+            generation=self.generation,
+            changed_by="benchmark",
+            changed_at=made,
+        )
+        return Put(self.keys.job(name), encode(record))
+
+    def cpu_s(self) -> dict[str, float]:
+        """Return the CPU time so far, by kind of process."""
+        alive = [one for one in self.cluster.members.values() if one.is_running]
+        return {
+            "coordinators": sum(_cpu_s(one) for one in alive if one.kind == "coordinator"),
+            "worker": sum(_cpu_s(one) for one in alive if one.kind == "worker"),
+            "etcd": sum(_ticks(one.pid) / _TICKS for one in self.etcd.members),
+        }
 
     def requests(self) -> float:
         """Return what etcd has received, on calls and streams; blocks."""
@@ -176,11 +193,12 @@ def _pids(member: Member) -> list[int]:
 
 
 def _cpu_s(member: Member) -> float:
-    ticks = 0
-    for pid in _pids(member):
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        ticks += int(fields[11]) + int(fields[12])
-    return ticks / _TICKS
+    return sum(map(_ticks, _pids(member))) / _TICKS
+
+
+def _ticks(pid: int) -> int:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
 
 
 def _memory_mib(member: Member) -> float:
@@ -191,9 +209,13 @@ def _memory_mib(member: Member) -> float:
     return total / 1024
 
 
+def _name_of(number: int) -> str:
+    return f"job-{number:05d}"
+
+
 def _make_trees(home: Path, jobs: int) -> None:
-    for number in range(jobs):
-        tree = home / "from" / f"job-{number:05d}"
+    for name in (*map(_name_of, range(jobs)), URGENT):
+        tree = home / "from" / name
         tree.mkdir(parents=True)
         (tree / "file").write_bytes(b"a small file\n")
         (home / "to" / tree.name).mkdir(parents=True)
@@ -225,7 +247,9 @@ async def _scene(jobs: int) -> AsyncIterator[Scene]:
                 await store.close()
 
 
-async def measure(jobs: int, idle_s: float, say: Callable[[str], None]) -> Results:
+async def measure(
+    jobs: int, idle_s: float, waves: Sequence[int], say: Callable[[str], None]
+) -> Results:
     """Measure everything, one thing after another; raises BenchmarkError, CoordinatorError."""
     results = Results(jobs)
     async with _scene(jobs) as scene:
@@ -235,6 +259,7 @@ async def measure(jobs: int, idle_s: float, say: Callable[[str], None]) -> Resul
         await worker.wait_ready()
         record = WorkerRecord(address=worker.listen)
         await scene.store.put(scene.keys.worker("w"), encode(record))
+        await scene.define_urgent()
         await _claim_all(scene, results, c1, c2)
         say(f"{jobs} jobs claimed {results.claimed_s:.1f} s after the first was defined")
         await asyncio.sleep(_REST_S)
@@ -243,12 +268,14 @@ async def measure(jobs: int, idle_s: float, say: Callable[[str], None]) -> Resul
         await _idle(scene, results, (c1, c2, c3), idle_s)
         assert results.idle is not None
         say("idle: " + ", ".join(f"{one.name} {one.cpu_percent:.1f} %" for one in results.idle))
-        await _take_over(scene, results, c1)
+        await _take_over(scene, results, c1, c2)
         say(f"{results.moved} jobs taken over in {results.takeover_s:.2f} s")
-        await asyncio.sleep(_REST_S)
-        await _lateness(scene, results)
-        assert results.late_s is not None
-        say(f"late by {results.late_s[0]:.3f} s (p50), {results.late_s[1]:.3f} s (p99)")
+        for runs in waves:
+            await asyncio.sleep(_REST_S)
+            wave = await _due(scene, min(runs, jobs))
+            results.waves.append(wave)
+            start, end = (values[1] for values in (wave.start_s, wave.end_s))
+            say(f"{wave.runs} due over a minute: p99 of starts {start:.3f} s, of ends {end:.3f} s")
     return results
 
 
@@ -259,7 +286,7 @@ async def _claim_all(scene: Scene, results: Results, *coordinators: Member) -> N
         await one.wait_ready()
     began = time.monotonic()
     await scene.define(results.jobs, {"manual": True}, datetime.now(UTC))
-    await scene.until(lambda: len(scene.owners) == results.jobs, "every job has an owner")
+    await scene.until(lambda: len(scene.owners) == results.jobs + 1, "every job has an owner")
     results.claimed_s = scene.last_claim - began
 
 
@@ -301,7 +328,9 @@ async def _add(results: Results, added: Member, others: tuple[Member, ...], idle
     results.others_cpu_s = max(0.0, spent_s - idling_s * span_s / idle_s)
 
 
-async def _take_over(scene: Scene, results: Results, victim: Member) -> None:
+async def _take_over(scene: Scene, results: Results, *owners: Member) -> None:
+    held = list(scene.owners.values())
+    victim = max(owners, key=lambda one: held.count(one.name))
     lost = [job for job, node in scene.owners.items() if node == victim.name]
     scene.first_loss = 0.0
     await victim.kill()
@@ -313,37 +342,30 @@ async def _take_over(scene: Scene, results: Results, victim: Member) -> None:
     await scene.until(is_over, "every job of the dead coordinator has another")
     results.moved = len(lost)
     results.takeover_s = scene.last_claim - scene.first_loss
+    await victim.start()
+    await victim.wait_ready()
 
 
-async def _lateness(scene: Scene, results: Results) -> None:
-    """Have every job become due once within a minute."""
-    lead = timedelta(seconds=15)
-    began = datetime.now(UTC) + lead  # due from here on; an interval after the definition
-    step = timedelta(hours=1)
-    await scene.define(results.jobs, {"every": "1h"}, began - step)
-    await asyncio.sleep(lead.total_seconds() + 60 + 10)
-    late = []
-    kvs = (await scene.store.range(scene.keys.under(Family.RUNS))).kvs
-    for kv in kvs:
-        run = decode(kv.value, RunRecord)
-        results.runs_succeeded += run.outcome == "succeeded"
-        if run.attempts:
-            late.append((run.attempts[0].started - run.due).total_seconds())
-    results.runs = len(late)
-    results.runs_not_begun = results.jobs - len(late)
-    if not late:
-        raise BenchmarkError("no run has begun")
-    results.late_s = [percentile(late, share) for share in (0.5, 0.99, 1.0)]
+async def _due(scene: Scene, runs: int) -> Wave:
+    """Have so many jobs become due once within a minute."""
+    first_due = datetime.now(UTC) + timedelta(seconds=LEAD_S)
+    await scene.define(runs, {"every": "1h"}, first_due - timedelta(hours=1))
+    if first_due < datetime.now(UTC):
+        raise BenchmarkError(f"{runs} jobs could not be defined within {LEAD_S:.0f} s")
+    watched = Watched(
+        scene.store,
+        lambda: scene.cluster.coordinators,
+        load_tls(scene.cluster.operator_tls),
+        scene.cpu_s,
+    )
+    return await measure_wave(watched, runs, first_due, _PATIENCE_S)
 
 
 def as_markdown(plain: dict[str, Any], command: str, day: str) -> str:
     """Return the section of docs/benchmarks.md for what `main` wrote."""
     one = Results(**plain)
     costs = [Cost(**cost) for cost in plain["idle"]]
-    late = one.late_s or [float("nan")] * 3
-    begun = (
-        f" ({one.runs_not_begun:,} had not begun 10 s later, {one.runs_succeeded:,} had succeeded)"
-    )
+    waves = [Wave(**wave) for wave in plain["waves"]]
     took = f" | {one.takeover_s:.2f} s"
     added = f"{one.added_cpu_s:.1f} s of CPU"
     most = max(cost.cpu_percent for cost in costs)
@@ -363,13 +385,11 @@ def as_markdown(plain: dict[str, Any], command: str, day: str) -> str:
         f"| idle: requests to etcd | {one.idle_requests_per_s:.1f} a second | |",
         f"| {one.jobs:,} jobs defined, and claimed by two coordinators | {one.claimed_s:.1f} s | |",
         f"| takeover of {one.moved:,} jobs, from detection to the last claim{took} | 3 s |",
-        f"| start of a run, late by, p50 | {late[0]:.3f} s | |",
-        f"| p99 | {late[1]:.3f} s | 1 s |",
-        f"| the most, of {one.runs:,} runs{begun} | {late[2]:.3f} s | |",
         f"| a coordinator more: until ready | {one.added_ready_s:.1f} s, {added} | |",
         f"| a coordinator more: what the others spend on it | {one.others_cpu_s:.1f} s of CPU | |",
+        *(row for wave in waves for row in wave.rows()),
     ]
-    return "\n".join([*lines, "", _HOW])
+    return "\n".join([*lines, "", _HOW + HOW])
 
 
 def section() -> str:
@@ -385,6 +405,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__)
     parser.add_argument("--jobs", type=int, default=10_000, help="how many [10000]")
     parser.add_argument("--idle", type=float, default=20.0, help="seconds to look at idling [20]")
+    parser.add_argument(
+        "--due", type=int, nargs="*", default=[1_500, 10_000], help="over a minute [1500 10000]"
+    )
     parser.add_argument("--output", type=Path, default=RESULTS, help=f"JSON [{RESULTS}]")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -393,7 +416,7 @@ def main() -> int:
         print(text, file=sys.stderr, flush=True)
 
     try:
-        results = asyncio.run(measure(max(1, arguments.jobs), arguments.idle, say))
+        results = asyncio.run(measure(arguments.jobs, arguments.idle, arguments.due, say))
     except (BenchmarkError, CoordinatorError) as error:
         say(f"error: {error}")
         return 1

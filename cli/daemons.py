@@ -70,7 +70,7 @@ MaxRuns = Annotated[
         "--max-runs",
         metavar="N",
         envvar="BATON_MAX_RUNS",
-        help="At most so many runs at once here; others wait, by priority.",
+        help="At most so many runs at once here (a worker: 32 unless said); others wait, by priority.",
     ),
 ]
 Etcd = Annotated[

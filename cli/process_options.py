@@ -20,7 +20,7 @@ from coordinator.units import Duration
 from wire.address import Address, parse_address
 from wire.credentials import Credentials, Insecure, check_insecure, load_tls
 from wire.identity import Identity, Role
-from worker.config import WorkerConfig
+from worker.config import DEFAULT_MAX_RUNS, WorkerConfig
 from worker.roots import ExportedRoot
 from worker.watching.state import WatchMode
 
@@ -122,7 +122,7 @@ def worker_config(
         advertise=_advertise(options),
         group=group,
         etcd=etcd,
-        max_runs=_max_runs(options),
+        max_runs=_max_runs(options) or DEFAULT_MAX_RUNS,
     )
 
 

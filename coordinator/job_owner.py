@@ -352,6 +352,7 @@ class JobOwner(RunRequests):
             await self._end_parked()
             is_monitor = record.monitor is not None
             self._phase("monitoring" if is_monitor else "running", record.reason)
-            instant, record = await self._put_new(record)
-            self.current = CurrentRun(instant, record)
+            # With its first attempt, which comes at once: one write less for every run.
+            instant, record = await self._put_new(self._with_attempt(record))
+            self.current = CurrentRun(instant, record, is_begun=True)
             return instant

@@ -34,6 +34,8 @@ KEPT_PASSED_OVER = 1_000
 KEPT_AGE = timedelta(days=400)
 """How long they stay: over a year, so that a yearly run can be compared with the one before."""
 KEPT_ANYWAY = 10
+TRIM_EVERY = 20
+"""So many records may be more than are kept, so that not every run reads all that there are."""
 RECALLS_AT_ONCE = 32
 _TXN_OPS = 100
 _TICK = timedelta(microseconds=1)
@@ -83,6 +85,8 @@ class Ledger:
         """By job the revision of its state when we last wrote or recalled it; 0 for none."""
         self._pens: dict[str, asyncio.Lock] = {}
         """By job: its owner writes one thing after another."""
+        self._trims: dict[str, tuple[int, datetime | None]] = {}
+        """By job the place in the ledger, and the moment, before which nothing is to be trimmed."""
 
     async def recall(self, job: str) -> JobMemory:
         """Read a job's state and its open runs, oldest first: what its new owner does first.
@@ -94,6 +98,7 @@ class Ledger:
             self._revisions[job] = 0 if kv is None else kv.mod_revision
             state = StateRecord() if kv is None else decode(kv.value, StateRecord)
             runs = await self.runs(job)
+        self._note_kept(job, state, [run for _, run in runs if not run.is_open])
         return JobMemory(state, tuple((at, run) for at, run in runs if run.is_open))
 
     async def state(self, job: str) -> StateRecord:
@@ -178,8 +183,12 @@ class Ledger:
     async def trim(self, owned: Ownership, state: StateRecord, now: datetime) -> StateRecord:
         """Delete ended runs beyond what is kept, by count and age; return the state that says so.
 
-        However old, the newest KEPT_ANYWAY stay.
+        However old, the newest KEPT_ANYWAY stay. Reads the records when there may be some to
+        delete: up to TRIM_EVERY more than are kept may be there.
         """
+        place, moment = self._trims.get(owned.job, (0, None))
+        if state.seq < place and (moment is None or now < moment):
+            return state
         ended = [(at, run) for at, run in await self.runs(owned.job) if not run.is_open]
         ended.sort(key=lambda one: one[1].seq)
         ran = _surplus([one for one in ended if one[1].started is not None], KEPT_RUNS, now)
@@ -187,11 +196,13 @@ class Ledger:
             [one for one in ended if one[1].started is None], KEPT_PASSED_OVER, now
         )
         surplus = [*ran, *passed_over]
+        gone = {at for at, _ in surplus}
+        self._note_kept(owned.job, state, [run for at, run in ended if at not in gone])
         if not surplus:
             return state
         last_seqs = [
-            max([trimmed, *(run.seq for _, run in gone)])
-            for trimmed, gone in ((state.trimmed[0], ran), (state.trimmed[1], passed_over))
+            max([trimmed, *(run.seq for _, run in some)])
+            for trimmed, some in ((state.trimmed[0], ran), (state.trimmed[1], passed_over))
         ]
         state = msgspec.structs.replace(state, trimmed=(last_seqs[0], last_seqs[1]))
         # CRASH: the state, which says what may be missing, comes before the deletions.
@@ -201,8 +212,17 @@ class Ledger:
             await self._commit(owned, [], deletes[start : start + _TXN_OPS])
         return state
 
+    def _note_kept(self, job: str, state: StateRecord, ended: Sequence[RunRecord]) -> None:
+        """Note when there may be something to trim, of these records that have ended."""
+        began = sum(run.started is not None for run in ended)
+        room = min(KEPT_RUNS - began, KEPT_PASSED_OVER - (len(ended) - began))
+        oldest = min((run.ended for run in ended if run.ended is not None), default=None)
+        moment = None if oldest is None else oldest + KEPT_AGE
+        self._trims[job] = (state.seq + max(room, 0) + TRIM_EVERY, moment)
+
     async def forget(self, job: str) -> None:
         """Delete everything about a job that was deleted."""
+        self._trims.pop(job, None)
         snapshot = await self._store.range(self._keys.runs(job))
         for kv in snapshot.kvs:
             await self._store.delete(kv.key)

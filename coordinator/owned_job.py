@@ -51,6 +51,10 @@ class CurrentRun:
     """Of a monitor: there is something to record."""
     waits: tuple[str, str] = ("", "")
     """Why it waits for room, empty when it has it, and at which worker."""
+    waits_from: float = 0.0
+    """When it began to wait, on the monotonic clock."""
+    is_begun: bool = False
+    """Its next attempt is in the record already: it was created with that."""
     is_found: bool = False
     """It was found in the ledger, begun by another owner, and may be going on."""
 

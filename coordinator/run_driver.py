@@ -65,6 +65,10 @@ RESTARTS = 3
 REOPEN_S = 0.2
 REFUSED_AGAIN_S = 5.0
 """After how long a monitor asks a worker again that refused its session: somebody may have mended it."""
+LOOK_S = 0.5
+"""How often a run looks whether it waits for somebody for too long."""
+QUIET_LOOK_S = 10.0
+"""The same while all of its workers are there and it waits only for what they tell."""
 ROOM_LOOK_S = 5.0
 """How often a run that waits for room at its coordinator looks, beside when it is told."""
 
@@ -152,7 +156,8 @@ class RunDriver:
         self._workers = tuple(dict.fromkeys(member.worker for member in members))
         self._runner = order.assignment.runners[0]
         """Who carries the run out; may change until it is ordered, and when it goes away."""
-        self._events: asyncio.Queue[tuple[str, LinkEvent]] = asyncio.Queue()
+        self._events: asyncio.Queue[tuple[str, LinkEvent | None]] = asyncio.Queue()
+        """By worker what it told; None to have a look at how things stand."""
         self._subscriptions: dict[str, Subscription] = {}
         self._opened: set[str] = set()
         self._away: dict[str, str] = {}
@@ -210,6 +215,7 @@ class RunDriver:
         """Have the runner stop the run, once it can be told; `drive` returns the outcome."""
         self._is_cancelled = True
         self._queueing.room.wake(self._owned.job)
+        self._events.put_nowait((self._runner, None))
         if self._is_ordered:
             self._say_cancel()
 
@@ -234,7 +240,7 @@ class RunDriver:
         self._away_since = began
         while True:
             try:
-                async with asyncio.timeout(0.5):
+                async with asyncio.timeout(self._look_s()):
                     worker, event = await self._events.get()
             except TimeoutError:
                 pass
@@ -256,6 +262,12 @@ class RunDriver:
                 ended = self._try_to_start(is_time=now - began > OPEN_S)
                 if ended is not None:
                     return ended
+
+    def _look_s(self) -> float:
+        """Return how long nothing needs to be looked at that nobody tells: thousands of runs wait."""
+        is_waiting = set(self._workers) != self._opened or self._again_at
+        is_unsure = is_waiting or self._away_since is not None
+        return LOOK_S if is_unsure else QUIET_LOOK_S
 
     @property
     def _ends_without_runner(self) -> bool:
@@ -356,7 +368,7 @@ class RunDriver:
         self._is_ordered = False
         self._watchers.restarted(why)
 
-    async def _hear(self, worker: str, event: LinkEvent) -> RunEnded | None:
+    async def _hear(self, worker: str, event: LinkEvent | None) -> RunEnded | None:
         match event:
             case LinkUp():
                 self._open(worker)

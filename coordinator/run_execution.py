@@ -25,6 +25,8 @@ COUNTS_S = 5.0
 """The same while only what it has counted grows."""
 KEEP_S = 60.0
 """How often it is written that a monitor with nothing to tell is there."""
+WAITS_SHOWN_S = 0.5
+"""From when on it is written that a run waits for room: most wait for a moment only."""
 _LOOK_S = 30.0
 """How often a wall clock that may be set is looked at."""
 _PHASES = {Outcome.BLOCKED: "blocked", Outcome.FAILED: "failed"}
@@ -38,8 +40,11 @@ class RunExecution(OwnedJob):
     async def _execute(self, running: CurrentRun) -> None:
         """Make an attempt, and record how it ended."""
         queueing = self._queueing(running)
-        async with self._turn:
-            await self._begin_attempt(running)
+        if running.is_begun:
+            running.is_begun = False
+        else:
+            async with self._turn:
+                await self._begin_attempt(running)
         try:
             order = self._order(
                 instant_text(running.instant),
@@ -90,6 +95,8 @@ class RunExecution(OwnedJob):
 
     def _set_waits(self, running: CurrentRun, why: str, worker: str) -> None:
         if running.waits != (why, worker):
+            if not running.waits[0]:
+                running.waits_from = self.clock.now()
             running.waits = why, worker
             self._look.set()
 
@@ -97,6 +104,8 @@ class RunExecution(OwnedJob):
         """Have the ledger say that a run waits for room, or does not any more."""
         why, worker = running.waits
         record = running.record
+        if self._until_waits_show(running) > 0:
+            return
         if why:
             since = record.waits.since if record.waits is not None else self.wall()
             reason, waits = why, WaitRecord(since=since, worker=worker)
@@ -112,13 +121,25 @@ class RunExecution(OwnedJob):
             self._phase("waiting" if why else "running", reason)
             await self._write((running.instant, running.record))
 
+    def _until_waits_show(self, running: CurrentRun) -> float:
+        """Return in how many seconds the ledger is to say that a run waits; 0 when it is not news."""
+        if not running.waits[0] or running.record.waits is not None:
+            return 0.0
+        return max(0.0, running.waits_from + WAITS_SHOWN_S - self.clock.now())
+
     async def _begin_attempt(self, running: CurrentRun) -> None:
+        running.progress, running.parking = None, ""
+        running.record = self._with_attempt(running.record)
+        is_monitor = running.record.monitor is not None
+        self._phase("monitoring" if is_monitor else "running", running.record.reason)
+        await self._write((running.instant, running.record))
+
+    def _with_attempt(self, record: RunRecord) -> RunRecord:
+        """Return a run's record with another attempt, that begins now."""
         now = self.wall()
         attempt = AttemptRecord(owner=self.node, token=str(self.ownership.token), started=now)
-        record = running.record
         began = record.started or now
-        running.progress, running.parking = None, ""
-        running.record = msgspec.structs.replace(
+        return msgspec.structs.replace(
             record,
             outcome=Outcome.RUNNING,
             started=began,
@@ -128,9 +149,6 @@ class RunExecution(OwnedJob):
             is_parked=False,
             again_at=None,
         )
-        is_monitor = record.monitor is not None
-        self._phase("monitoring" if is_monitor else "running", running.record.reason)
-        await self._write((running.instant, running.record))
 
     async def _drive(self, driver: RunDriver, running: CurrentRun) -> RunEnded:
         """Drive an attempt to its end, or until there is a reason to stop it."""
@@ -168,6 +186,7 @@ class RunExecution(OwnedJob):
             span = None if running.record.by_hand else self.job.spec.open_times.opening(now)
             looks = [at for at in (due, span and span[1]) if at is not None]
             delays = [(at - now).total_seconds() + 0.001 for at in looks]
+            delays += [wait_s for wait_s in [self._until_waits_show(running)] if wait_s > 0]
             try:
                 async with asyncio.timeout(min([*delays, _LOOK_S])):
                     await self._look.wait()

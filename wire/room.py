@@ -4,15 +4,11 @@ Room belongs to jobs, since a job has one run at a time. Of those that wait the 
 first, and of equals whoever waits longest; nothing that has room loses it to another.
 """
 
+import heapq
 from collections.abc import Callable
-from dataclasses import dataclass
 
-
-@dataclass(frozen=True, slots=True)
-class _Waiting:
-    priority: int
-    since: float
-    """When it began to wait; only compared with others."""
+_Rank = tuple[int, float, str]
+"""What goes first is least: priority, less than zero if it is high; since when it waits; the job."""
 
 
 class Room:
@@ -22,7 +18,9 @@ class Room:
         """Begin with all of it free."""
         self.limit = limit
         self._taken: set[str] = set()
-        self._waiting: dict[str, _Waiting] = {}
+        self._waiting: dict[str, _Rank] = {}
+        self._queue: list[_Rank] = []
+        """A heap of these ranks, and of some that count no more: thousands of runs may wait."""
 
     @property
     def taken(self) -> int:
@@ -43,8 +41,11 @@ class Room:
         if job in self._taken:
             return
         known = self._waiting.get(job)
-        since = since if known is None else min(since, known.since)
-        self._waiting[job] = _Waiting(priority, since)
+        since = since if known is None else min(since, known[1])
+        rank = (-priority, since, job)
+        if rank != known:
+            self._waiting[job] = rank
+            heapq.heappush(self._queue, rank)
 
     def take(self, job: str) -> None:
         """Take room, whether there is any or not: for a run that goes on already."""
@@ -58,14 +59,18 @@ class Room:
 
     def give_out(self, may: Callable[[str], bool] = lambda _: True) -> list[str]:
         """Give free room to those that wait and may have it, the first first; return who got it."""
-        able = (job for job in self._waiting if may(job))
-        in_order = sorted(able, key=self._rank)
-        free = len(in_order) if self.limit is None else max(0, self.limit - self.taken)
-        given = in_order[:free]
-        for job in given:
-            self.take(job)
+        given: list[str] = []
+        passed_over: list[_Rank] = []
+        while self._queue and (self.limit is None or self.taken < self.limit):
+            rank = heapq.heappop(self._queue)
+            job = rank[-1]
+            if self._waiting.get(job) != rank:
+                continue  # it left, or waits elsewhere in the queue
+            if may(job):
+                self.take(job)
+                given.append(job)
+            else:
+                passed_over.append(rank)
+        for rank in passed_over:
+            heapq.heappush(self._queue, rank)
         return given
-
-    def _rank(self, job: str) -> tuple[int, float, str]:
-        waiting = self._waiting[job]
-        return -waiting.priority, waiting.since, job

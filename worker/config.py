@@ -7,6 +7,10 @@ from coordinator.etcd_config import EtcdConfig
 from wire.credentials import Credentials
 from worker.roots import ExportedRoot
 
+DEFAULT_MAX_RUNS = 32
+"""In how many runs a worker takes part at once: more of them at once end no sooner, and each has its
+threads and its memory."""
+
 
 @dataclass(frozen=True, slots=True)
 class WorkerConfig:
@@ -28,5 +32,5 @@ class WorkerConfig:
     group: str | None = None
     """The worker group that this one is a member of; needs `etcd`."""
     etcd: EtcdConfig | None = None
-    max_runs: int | None = None
-    """In how many runs it takes part at once; None for any number."""
+    max_runs: int = DEFAULT_MAX_RUNS
+    """In how many runs it takes part at once."""

@@ -16,7 +16,7 @@ from wire.authority import init_ca, issue
 from wire.credentials import Insecure, Tls
 from wire.errors import AddressInUse
 from wire.identity import Identity, Role
-from worker.config import WorkerConfig
+from worker.config import DEFAULT_MAX_RUNS, WorkerConfig
 from worker.roots import ExportedRoot
 
 
@@ -282,11 +282,13 @@ def test_the_password_comes_from_a_file(start: Callable[..., Started], tmp_path:
     assert (started.config.etcd.user, started.config.etcd.password) == ("u", "pass word")
 
 
-@pytest.mark.parametrize(("kind", "flags"), [("coordinator", C1), ("worker", W1)])
+@pytest.mark.parametrize(
+    ("kind", "flags", "unsaid"), [("coordinator", C1, None), ("worker", W1, DEFAULT_MAX_RUNS)]
+)
 def test_how_many_runs_at_once(
-    start: Callable[..., Started], kind: str, flags: tuple[str, ...]
+    start: Callable[..., Started], kind: str, flags: tuple[str, ...], unsaid: int | None
 ) -> None:
-    assert start(kind, *flags).config.max_runs is None
+    assert start(kind, *flags).config.max_runs == unsaid
     assert start(kind, *flags, "--max-runs", "4").config.max_runs == 4
     assert start(kind, *flags, BATON_MAX_RUNS="7").config.max_runs == 7
     wrong = start(kind, *flags, "--max-runs", "0")

@@ -109,7 +109,7 @@ def test_i9_the_owner_dies_between_the_making_of_a_run_and_its_start(
 ) -> None:
     made: list[str] = []
     create = Ledger.create
-    begin = JobOwner._begin_attempt
+    execute = JobOwner._execute
 
     async def create_only(self: Ledger, *of: Any) -> None:
         await create(self, *of)
@@ -118,15 +118,16 @@ def test_i9_the_owner_dies_between_the_making_of_a_run_and_its_start(
     async def never(self: JobOwner, *of: Any) -> None:
         if self.node == "c1":
             await asyncio.sleep(3600)
-        await begin(self, *of)
+        await execute(self, *of)
 
     monkeypatch.setattr(Ledger, "create", create_only)
-    monkeypatch.setattr(JobOwner, "_begin_attempt", never)
+    monkeypatch.setattr(JobOwner, "_execute", never)
 
     async def test(scene: OwnerScene, node: OwnerNode) -> None:
         await until(lambda: bool(made), 120)
-        assert scene.starts == [], "made, and not begun"
-        await continued(scene, node, ["c2"])
+        assert scene.starts == [], "made with its first attempt, and not begun"
+        await continued(scene, node, ["c1", "c2"])
+        assert len(scene.starts) == 1
 
     in_owner_scene(test, trigger={"every": "60s"})
 
