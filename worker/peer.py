@@ -138,7 +138,7 @@ class Peer:
             request = ListRequest(grant, sightings, digests_of is not None, tuple(grafts), scope)
             call = method()
             self._calls += 1
-            asking = asyncio.create_task(_ask(call, request, digests_of or ()))
+            asking = asyncio.create_task(_ask(call, request, digests_of))
             try:
                 raw = await call.read()
                 if not isinstance(raw, bytes):
@@ -374,12 +374,13 @@ class Peer:
         return self._channel
 
 
-async def _ask(call: RawStream, request: ListRequest, digests_of: Iterable[bytes]) -> None:
+async def _ask(call: RawStream, request: ListRequest, digests_of: Iterable[bytes] | None) -> None:
     """Say what is to be listed."""
     await call.write(list_request_to_bytes(request))
-    async with read_ahead(encode_paths(digests_of)) as frames:
-        async for frame in frames:
-            await call.write(frame)
+    if digests_of is not None:
+        async with read_ahead(encode_paths(digests_of)) as frames:
+            async for frame in frames:
+                await call.write(frame)
     await call.done_writing()
 
 

@@ -50,7 +50,7 @@ from worker.threads import WorkBehind, read_ahead, to_the_end
 from worker.uses import Key, Listed, Use, Uses
 
 if TYPE_CHECKING:
-    from syncengine.model import Problem
+    from syncengine.model import Problem, RunOptions
 
 log = structlog.get_logger()
 
@@ -202,9 +202,8 @@ class PeerService(peer_pb2_grpc.PeerServicer):
                     self._trees.open_target, member, create=True
                 ) as opened:
                     check_unchanged(opened, listed)
-                    await asyncio.to_thread(prepared, opened, session.assignment.options, grant.run)
                     receiver = await asyncio.to_thread(
-                        receiver_for, opened, session.assignment.options, gate
+                        _begun, opened, session.assignment.options, gate, grant.run
                     )
                     await self._take(receiver, requests, context, gate, opened)
             except PayloadBroken as error:
@@ -381,6 +380,12 @@ async def _hear(requests: AsyncIterator[bytes], sender: Sender) -> None:
         # nothing goes on, for a caller may well have said all that it had to say.
         sender.abort()
         raise
+
+
+def _begun(opened: MemberTree, options: "RunOptions", gate: Gate, run: str) -> Receiver:
+    """Prepare a tree for the changes of a run, and return what carries them out; blocks on the disk."""
+    prepared(opened, options, run)
+    return receiver_for(opened, options, gate)
 
 
 def _nothing() -> None:

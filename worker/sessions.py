@@ -279,7 +279,7 @@ class Sessions:
         roots = self._roots_here(assignment)
         fence = self.fence(assignment.job)
         try:
-            await self._accept(token, fence, roots)
+            await asyncio.to_thread(self._accept, token, fence, roots)
         except sqlite3.Error as error:
             raise OrderRefused(
                 RefusalReason.STATE_FAILED,
@@ -309,19 +309,20 @@ class Sessions:
         if running is not None and running.ended is not None:
             session.report(running.ended)
 
-    async def _accept(self, token: Token, fence: Fence, roots: list[str]) -> None:
-        """Make the token the highest, durably; raises OrderRefused and sqlite3.Error."""
-        on_disk = await asyncio.to_thread(self.journal.tokens, fence.job, roots)
+    def _accept(self, token: Token, fence: Fence, roots: list[str]) -> None:
+        """Make the token the highest, durably; raises OrderRefused and sqlite3.Error.
+
+        Blocks on the disk, and on a slice that is being published.
+        """
+        on_disk = self.journal.tokens(fence.job, roots)
         before = [*on_disk.values(), *([fence.highest] if fence.highest is not None else [])]
         self._check_cluster(fence.job, token, before)
         if fence.highest is not None and fence.highest.cluster_id != token.cluster_id:
-            await asyncio.to_thread(fence.forget)
+            fence.forget()
         known = [t for t in on_disk.values() if t.cluster_id == token.cluster_id]
         is_on_disk = len(on_disk) == len(roots) and set(on_disk.values()) == {token}
         persist = functools.partial(self.journal.accept, fence.job, roots, token)
-        await asyncio.to_thread(
-            fence.accept, token, max(known, default=None), None if is_on_disk else persist
-        )
+        fence.accept(token, max(known, default=None), None if is_on_disk else persist)
 
     def _roots_here(self, assignment: Assignment) -> list[str]:
         mine = [m for m in assignment.members if m.worker == self.worker]

@@ -138,7 +138,10 @@ async def read_ahead(
                 if stopped.is_set():
                     return
         finally:
-            loop.call_soon_threadsafe(made.put_nowait, None)
+            try:
+                _close(iterator)
+            finally:
+                loop.call_soon_threadsafe(made.put_nowait, None)
 
     making = loop.run_in_executor(_threads, make)
 
@@ -155,10 +158,7 @@ async def read_ahead(
         room.release()
         if stop is not None:
             stop()
-        try:
-            await _ended(making)
-        finally:
-            await _ended(loop.run_in_executor(_threads, _close, iterator))
+        await _ended(making)
 
 
 class WorkBehind(Generic[T, R]):
