@@ -13,6 +13,7 @@ from coordinator.ledger import (
     KEPT_AGE,
     KEPT_ANYWAY,
     KEPT_RUNS,
+    TRIM_EVERY,
     Ledger,
     LedgerMoved,
     NotOwner,
@@ -305,6 +306,40 @@ def test_trimming_keeps_the_newest_and_every_open_run() -> None:
         assert await scene.ledger.state(JOB) == state("full")
         await scene.ledger.trim(scene.owned, state("full"), at(0))
         assert len(await scene.ledger.runs(JOB)) == KEPT_RUNS + 1
+
+    in_scene(test)
+
+
+def test_records_are_read_only_when_some_may_be_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[str] = []
+    runs = Ledger.runs
+
+    async def counted(self: Ledger, job: str) -> list[tuple[datetime, RunRecord]]:
+        reads.append(job)
+        return await runs(self, job)
+
+    monkeypatch.setattr(Ledger, "runs", counted)
+
+    async def test(scene: Scene) -> None:
+        after = StateRecord()
+        await scene.ledger.recall(JOB)
+        reads.clear()
+        most = KEPT_RUNS + 5 * TRIM_EVERY
+        for number in range(most):
+            after = msgspec.structs.replace(after, seq=number + 1)
+            one = run(number, Outcome.SUCCEEDED, ended=True)
+            one = msgspec.structs.replace(one, seq=number + 1)
+            await scene.ledger.write(scene.owned, after, [(at(number), one)])
+            after = await scene.ledger.trim(scene.owned, after, at(number))
+        assert 4 <= len(reads) <= 5, reads
+        kept = [one for one, _ in await scene.ledger.runs(JOB)]
+        assert KEPT_RUNS <= len(kept) < KEPT_RUNS + TRIM_EVERY
+        assert kept[-KEPT_RUNS:] == [at(n) for n in range(most - KEPT_RUNS, most)]
+        reads.clear()
+        await scene.ledger.trim(scene.owned, after, at(most))
+        assert reads == []
+        await scene.ledger.trim(scene.owned, after, at(most) + KEPT_AGE)
+        assert reads == [JOB], "what was young grows old"
 
     in_scene(test)
 
