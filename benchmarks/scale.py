@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -125,15 +126,17 @@ class Scene:
         except TimeoutError:
             raise BenchmarkError(f"{what}: not within {_PATIENCE_S:.0f} s") from None
 
-    async def define(self, count: int, trigger: dict[str, Any], began: datetime) -> None:
+    async def define(
+        self, count: int, trigger: dict[str, Any], began: datetime, *, first: int = 0
+    ) -> None:
         """Write so many jobs, made over the minute from `began` on, in place of those there are."""
         self.generation += 1
         records = []
         for number in range(count):
             made = began + timedelta(seconds=SPAN_S * number / count)
-            records.append(self._definition(_name_of(number), trigger, made))
-        for first in range(0, count, _TXN):
-            await self.store.txn((), records[first : first + _TXN])
+            records.append(self._definition(_name_of(first + number), trigger, made))
+        for start in range(0, count, _TXN):
+            await self.store.txn((), records[start : start + _TXN])
 
     async def define_urgent(self) -> None:
         """Write the job that is asked for by hand."""
@@ -223,6 +226,7 @@ def _make_trees(home: Path, jobs: int) -> None:
 
 @asynccontextmanager
 async def _scene(jobs: int) -> AsyncIterator[Scene]:
+    """Set up a cluster that is not started yet, with trees for so many jobs."""
     memory = Path("/dev/shm")
     where = memory if os.access(memory, os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix="baton-scale-", dir=where) as directory:
@@ -252,7 +256,8 @@ async def measure(
 ) -> Results:
     """Measure everything, one thing after another; raises BenchmarkError, CoordinatorError."""
     results = Results(jobs)
-    async with _scene(jobs) as scene:
+    most = max([jobs, *waves])
+    async with _scene(most + sum(waves[:-1])) as scene:
         members = scene.cluster.members
         c1, c2, c3, worker = (members[name] for name in ("c1", "c2", "c3", "w"))
         await worker.start()
@@ -270,9 +275,11 @@ async def measure(
         say("idle: " + ", ".join(f"{one.name} {one.cpu_percent:.1f} %" for one in results.idle))
         await _take_over(scene, results, c1, c2)
         say(f"{results.moved} jobs taken over in {results.takeover_s:.2f} s")
-        for runs in waves:
+        # Who ran within the hour is not due again: all waves but the last have jobs of their own.
+        places = [*accumulate(waves[:-1], initial=most)][:-1]
+        for runs, first in zip(waves, [*places, 0], strict=False):
             await asyncio.sleep(_REST_S)
-            wave = await _due(scene, min(runs, jobs))
+            wave = await _due(scene, runs, first)
             results.waves.append(wave)
             start, end = (values[1] for values in (wave.start_s, wave.end_s))
             say(f"{wave.runs} due over a minute: p99 of starts {start:.3f} s, of ends {end:.3f} s")
@@ -346,10 +353,10 @@ async def _take_over(scene: Scene, results: Results, *owners: Member) -> None:
     await victim.wait_ready()
 
 
-async def _due(scene: Scene, runs: int) -> Wave:
+async def _due(scene: Scene, runs: int, first: int) -> Wave:
     """Have so many jobs become due once within a minute."""
     first_due = datetime.now(UTC) + timedelta(seconds=LEAD_S)
-    await scene.define(runs, {"every": "1h"}, first_due - timedelta(hours=1))
+    await scene.define(runs, {"every": "1h"}, first_due - timedelta(hours=1), first=first)
     if first_due < datetime.now(UTC):
         raise BenchmarkError(f"{runs} jobs could not be defined within {LEAD_S:.0f} s")
     watched = Watched(
