@@ -36,6 +36,7 @@ def tiny_queue() -> Iterator[None]:
 
 
 @pytest.mark.root
+@pytest.mark.alone
 def test_100_000_changes_overflow_a_tiny_queue_and_all_are_found(fresh: Watched) -> None:
     root = fresh.root
     with tiny_queue():
