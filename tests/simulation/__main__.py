@@ -1,6 +1,7 @@
 """`python -m tests.simulation`: run seeds on every core, or one again with all that happened."""
 
 import argparse
+import contextlib
 import gc
 import itertools
 import logging
@@ -18,6 +19,7 @@ from pathlib import Path
 import structlog
 
 from tests.simulation.broken import BROKEN
+from tests.simulation.plots import PLOTS
 from tests.simulation.simulate import Story, simulate
 
 _CHUNK = 25
@@ -54,26 +56,26 @@ def quiet() -> None:
     gc.disable()  # between seeds
 
 
-def run_one(seed: int, broken: str | None = None) -> Story:
-    """Run one seed, with a promise broken on purpose if that is asked for."""
+def run_one(seed: int, broken: str | None = None, plot: str | None = None) -> Story:
+    """Run one seed, or a plot on it, with a promise broken on purpose if that is asked for."""
     # In memory where there is such a place: coordinators keep a small file each.
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    with tempfile.TemporaryDirectory(prefix="baton-simulation-", dir=memory) as state:
-        if broken is None:
-            return simulate(seed, Path(state))
-        with BROKEN[broken]():
-            return simulate(seed, Path(state))
+    with (
+        tempfile.TemporaryDirectory(prefix="baton-simulation-", dir=memory) as state,
+        BROKEN[broken]() if broken is not None else contextlib.nullcontext(),
+    ):
+        return simulate(seed, Path(state), None if plot is None else PLOTS[plot])
 
 
-def _run_some(work: tuple[list[int], str | None]) -> Sum:
-    seeds, broken = work
+def _run_some(work: tuple[list[int], str | None, str | None]) -> Sum:
+    seeds, broken, plot = work
     quiet()
     checks = steps = 0
     simulated_s = 0.0
     found = []
     began = _cpu_s()
     for seed in seeds:
-        story = run_one(seed, broken)
+        story = run_one(seed, broken, plot)
         checks += story.checks
         steps += story.steps
         simulated_s += story.simulated_s
@@ -83,11 +85,13 @@ def _run_some(work: tuple[list[int], str | None]) -> Sum:
     return Sum(len(seeds), checks, steps, simulated_s, _cpu_s() - began, tuple(found))
 
 
-def run_many(seeds: Iterable[int], processes: int, broken: str | None = None) -> Iterator[Sum]:
+def run_many(
+    seeds: Iterable[int], processes: int, broken: str | None = None, plot: str | None = None
+) -> Iterator[Sum]:
     """Run seeds in several processes; yield what they came to as they come."""
     iterator = iter(seeds)
     chunks = iter(lambda: list(itertools.islice(iterator, _CHUNK)), [])
-    work = ((chunk, broken) for chunk in chunks)
+    work = ((chunk, broken, plot) for chunk in chunks)
     if processes == 1:
         yield from map(_run_some, work)
         return
@@ -115,13 +119,14 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--seeds", type=_seeds, default=range(1000), help="N, or A..B [1000]")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--broken", choices=sorted(BROKEN), help="break a promise on purpose")
+    parser.add_argument("--plot", choices=sorted(PLOTS), help="what happens, in place of faults")
     parser.add_argument("--keep-going", action="store_true", help="do not stop at a violation")
     return parser.parse_args()
 
 
-def _tell(seed: int, broken: str | None) -> int:
+def _tell(seed: int, broken: str | None, plot: str | None) -> int:
     quiet()
-    story = run_one(seed, broken)
+    story = run_one(seed, broken, plot)
     print("\n".join(story.trace.lines()))
     print(
         f"seed {seed}: {story.violation or 'all promises held'}; "
@@ -135,11 +140,11 @@ def main() -> int:
     """Do what the command line says; 1 when a promise did not hold."""
     args = _parse()
     if args.seed is not None:
-        return _tell(args.seed, args.broken)
+        return _tell(args.seed, args.broken, args.plot)
     began = time.monotonic()
     seeds = checks = steps = violations = 0
     simulated_s = cpu_s = 0.0
-    for some in run_many(args.seeds, args.processes, args.broken):
+    for some in run_many(args.seeds, args.processes, args.broken, args.plot):
         seeds += some.seeds
         checks += some.checks
         steps += some.steps
@@ -152,6 +157,7 @@ def main() -> int:
             print(f"seed {found.seed}: {found.what}")
             again = ["python", "-m", "tests.simulation", "--seed", str(found.seed)]
             again += ["--broken", args.broken] if args.broken else []
+            again += ["--plot", args.plot] if args.plot else []
             print(f"  all of it: {shlex.join(again)}")
         if violations and not args.keep_going:
             break

@@ -43,6 +43,8 @@ class Checks:
         self._lease_of: dict[Token, int] = {}
         self._published: dict[tuple[str, str], Token] = {}
         """By worker and job the highest token that something was published under."""
+        self._accepted: dict[tuple[str, str, str], Token] = {}
+        """By worker, job and root the token on disk."""
         self._runs: dict[str, KeyValue] = {}
         self._records: dict[str, RunRecord] = {}
         self._dues: dict[tuple[str, datetime], str] = {}
@@ -82,6 +84,18 @@ class Checks:
             self._world.trace.add(process.name, f"orders {order.assignment.job} {order.token}")
 
     # Slices (I4, I5, I12)
+
+    def accepted(self, worker: str, job: str, root: str, token: Token) -> None:
+        """Look at a token that a worker puts on its disk."""
+        self.count += 1
+        before = self._accepted.setdefault((worker, job, root), token)
+        if token < before:
+            self.fail("I4", f"{worker} accepts {token} for {job} after {before}")
+        self._accepted[worker, job, root] = token
+
+    def published_under(self, worker: str, job: str) -> Token | None:
+        """Return the highest token that a worker has published a job's slices under."""
+        return self._published.get((worker, job))
 
     def published(
         self, worker: "SimulatedWorker", job: str, root: str, run: str, badge: Token

@@ -21,21 +21,21 @@ class Pipe:
     reader: Process
     receive: Callable[[Any], None]
     is_closed: bool = False
-    _held: list[Any] = field(default_factory=list)
+    held: list[Any] = field(default_factory=list)
     _arrival: float = 0.0
 
     def send(self, message: Any) -> None:
         if self.is_closed:
             return
         if self.way in self.network.cuts:
-            self._held.append(message)
+            self.held.append(message)
         else:
             self._arrival = max(self.network.arrival(), self._arrival + _TICK_S)
             self.reader.call_at(self._arrival, self._arrive, message)
 
     def flow(self) -> None:
         """Send what was held back, if something passes again."""
-        held, self._held = self._held, []
+        held, self.held = self.held, []
         for message in held:
             self.send(message)
 
@@ -152,6 +152,10 @@ class Network:
                 self._waiting.append((way, send))
             else:
                 send()
+
+    def held(self) -> list[Any]:
+        """Return what is held back on all lines."""
+        return [one for line in self._lines for pipe in line.pipes for one in pipe.held]
 
     def paused(self, process: Process) -> None:
         """A process stands still: the others wonder."""

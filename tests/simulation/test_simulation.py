@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.simulation.broken import BROKEN
+from tests.simulation.plots import PLOTS
+
 ROOT = Path(__file__).resolve().parents[2]
 SEEDS = int(os.environ.get("BATON_SEEDS", "10000"))
 """How many `make test` runs: four minutes on two cores."""
@@ -21,6 +24,15 @@ FOUND_BY = {
 }
 """By what is broken a seed that shows it. When the simulation changes, `python -m tests.simulation
 --broken WHAT` finds another."""
+SHOWN_BY = {
+    "ended-in-the-future": "clock-ahead-in-a-run",
+    "late-write-overwritten": "drained-while-writing",
+    "no-fence-check": "late-orders",
+    "run-without-compare": "clock-back-to-instants-told",
+    "unbegun-run-lost": "cancelled-at-once",
+}
+"""By what is broken, and what thousands of seeds do not come to, the plot that shows it."""
+PLOTTED = ("--seeds", "4", "--processes", "1", "--plot")
 
 
 def simulate(*arguments: str, hash_seed: str = "random") -> subprocess.CompletedProcess[str]:
@@ -65,3 +77,19 @@ def test_what_is_broken_on_purpose_is_found(what: str) -> None:
     broken = simulate("--seed", seed, "--broken", what)
     assert broken.returncode == 1, broken.stdout[-2000:] + broken.stderr
     assert simulate("--seed", seed).returncode == 0, "and it is that which was found"
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("what", sorted(SHOWN_BY))
+def test_what_is_broken_on_purpose_is_shown_by_a_plot(what: str) -> None:
+    plot = SHOWN_BY[what]
+    broken = simulate(*PLOTTED, plot, "--broken", what)
+    assert broken.returncode == 1, broken.stdout[-2000:] + broken.stderr
+    assert "violations" in broken.stdout, broken.stderr
+    sound = simulate(*PLOTTED, plot)
+    assert (sound.returncode, "4 seeds, 0 violations" in sound.stdout) == (0, True), sound.stdout
+
+
+def test_every_way_to_break_it_is_shown() -> None:
+    assert {*FOUND_BY, *SHOWN_BY} == set(BROKEN)
+    assert set(SHOWN_BY.values()) == set(PLOTS)

@@ -1,5 +1,6 @@
 """Everything that happened, in order: the same for the same seed, and the story of one that failed."""
 
+import asyncio
 from collections.abc import Callable
 
 from blake3 import blake3
@@ -11,12 +12,15 @@ class Trace:
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
         self.is_closed = False
+        self.news = asyncio.Event()
+        """Set whenever something is noted."""
         self._lines: list[tuple[float, str, object]] = []
 
     def add(self, who: str, what: object) -> None:
         """Note something; `what` is made text only when somebody reads."""
         if not self.is_closed:
             self._lines.append((self._now(), who, what))
+            self.news.set()
 
     def __len__(self) -> int:
         return len(self._lines)

@@ -42,8 +42,9 @@ _PUSH_S = 3.0
 class MemoryJournal:
     """What survives a worker's death: the tokens accepted."""
 
-    def __init__(self) -> None:
+    def __init__(self, worker: "SimulatedWorker") -> None:
         self.accepted: dict[tuple[str, str], Token] = {}
+        self._worker = worker
 
     def tokens(self, job: str, roots: Sequence[str]) -> dict[str, Token]:
         found = ((root, self.accepted.get((job, root))) for root in roots)
@@ -51,6 +52,7 @@ class MemoryJournal:
 
     def accept(self, job: str, roots: Sequence[str], token: Token) -> None:
         for root in roots:
+            self._worker.world.checks.accepted(self._worker.name, job, root, token)
             self.accepted[job, root] = token
 
     def accepted_cluster(self) -> None:
@@ -98,7 +100,7 @@ class SimulatedWorker:
     def __init__(self, world: "World", name: str) -> None:
         self.world = world
         self.name = name
-        self.journal = MemoryJournal()
+        self.journal = MemoryJournal(self)
         self.process: Process
         self.sessions: Sessions
         self.start()
