@@ -8,14 +8,13 @@ from collections.abc import Sequence
 from syncengine.attribute_reader import AttributeReader
 from syncengine.entries import EntryMaker
 from syncengine.model import Kind, What
+from syncengine.statuses import Statuses, StatusReader
 from syncengine.stretches import STRETCH_FILES, Identities, Item, Stretch
 
 _FORM = 0o170000
 _SPECIAL_BITS = _FORM | stat.S_ISUID | stat.S_ISGID
 _PLAIN = stat.S_IFREG
 _FILE = Kind.FILE
-_MODE, _LINKS = 0, 3
-"""Where a status has them, as a tuple."""
 
 
 class DirectoryLooker:
@@ -25,6 +24,9 @@ class DirectoryLooker:
         self._maker = maker
         self._may_have_links = not maker.details.hardlinks
         """Whether a file with several names is like any other."""
+        self._statuses = StatusReader()
+        self._are_mostly_odd = False
+        """Whether most of what was met last was: each of those has to be asked for by itself."""
 
     def look(self, below: bytes, fd: int, names: list[bytes]) -> tuple[list[Item], int]:
         """Return what is there by these names, in their order, and the latest ctime of its files.
@@ -32,33 +34,42 @@ class DirectoryLooker:
         `below` is the directory's path with a slash after it, `fd` is open on it. What cannot be
         looked at is told to the maker's `note`; blocks on the disk.
         """
-        try:
-            lstat = os.lstat
-            statuses = [lstat(name, dir_fd=fd) for name in names]
-        except OSError:
-            names, statuses = self._one_by_one(below, fd, names)
-        if not statuses:
-            return [], 0
         items: list[Item] = []
-        newest = start = 0
-        columns = list(zip(*statuses, strict=True))
-        for at in [*self._odd(columns), len(names)]:
-            for first in range(start, at, STRETCH_FILES):
-                part = slice(first, min(at, first + STRETCH_FILES))
-                try:
-                    stretch, latest = self._stretch(
-                        below, names[part], statuses[part], columns, part
-                    )
-                except OverflowError:  # a time that nanoseconds in 64 bits do not hold
-                    for name, status in zip(names[part], statuses[part], strict=True):
-                        items += self._entry(below, fd, name, status)
-                    continue
-                items.append(stretch)
-                newest = max(newest, latest)
-            if at < len(names):
-                items += self._entry(below, fd, names[at], statuses[at])
-                newest = max(newest, statuses[at].st_ctime_ns)
+        newest = 0
+        for first in range(0, len(names), STRETCH_FILES):
+            found, latest = self._look(below, fd, names[first : first + STRETCH_FILES])
+            items += found
+            newest = max(newest, latest)
+        return items, newest
+
+    def _look(self, below: bytes, fd: int, names: list[bytes]) -> tuple[list[Item], int]:
+        """Look at no more names than a stretch may have."""
+        columns = None if self._are_mostly_odd else self._statuses.read(fd, names)
+        statuses: list[os.stat_result] = []
+        if columns is None:
+            names, statuses = self._one_by_one(below, fd, names)
+            if not names:
+                return [], 0
+            try:
+                columns = Statuses.of(statuses)
+            except OverflowError:  # a time that nanoseconds in 64 bits do not hold
+                items: list[Item] = []
+                for name, status in zip(names, statuses, strict=True):
+                    items += self._entry(below, fd, name, status)
+                return items, max(status.st_ctime_ns for status in statuses)
+        items = []
+        newest = max(columns.ctimes)
+        odd = self._odd(columns)
+        self._are_mostly_odd = 2 * len(odd) > len(names)
+        start = 0
+        for at in [*odd, len(names)]:
+            if start < at:
+                items.append(self._stretch(below, names, columns, start, at))
             start = at + 1
+            # A column is not all that an entry needs: unless it was asked for by itself, it is now.
+            for status in statuses[at:start] or self._one_by_one(below, fd, names[at:start])[1]:
+                items += self._entry(below, fd, names[at], status)
+                newest = max(newest, status.st_ctime_ns)
         return items, newest
 
     def _entry(self, below: bytes, fd: int, name: bytes, status: os.stat_result) -> list[Item]:
@@ -68,7 +79,7 @@ class DirectoryLooker:
     def _one_by_one(
         self, below: bytes, fd: int, names: list[bytes]
     ) -> tuple[list[bytes], list[os.stat_result]]:
-        """Look again, and leave out what vanished or cannot be looked at."""
+        """Ask for each status by itself, and leave out what vanished or cannot be looked at."""
         found: list[bytes] = []
         statuses: list[os.stat_result] = []
         for name in names:
@@ -82,9 +93,9 @@ class DirectoryLooker:
             found.append(name)
         return found, statuses
 
-    def _odd(self, columns: Sequence[Sequence[int]]) -> list[int]:
+    def _odd(self, columns: Statuses) -> list[int]:
         """Return the numbers of those that no stretch takes."""
-        modes, links = columns[_MODE], columns[_LINKS]
+        modes, links = columns.modes, columns.links
         is_lone = self._may_have_links or set(links) == {1}
         if is_lone and all(mode & _SPECIAL_BITS == _PLAIN for mode in set(modes)):
             return []
@@ -95,29 +106,24 @@ class DirectoryLooker:
         ]
 
     def _stretch(
-        self,
-        below: bytes,
-        names: list[bytes],
-        statuses: Sequence[os.stat_result],
-        columns: Sequence[Sequence[int]],
-        part: slice,
-    ) -> tuple[Stretch, int]:
-        modes, inodes, devices, _, uids, gids, sizes, *_ = [one[part] for one in columns]
-        ctimes = [status.st_ctime_ns for status in statuses]
-        numbers = (
-            array("H", [mode & 0o7777 for mode in modes]),
-            array("q", [status.st_mtime_ns for status in statuses]),
-            array("q", sizes),
-        )
+        self, below: bytes, names: list[bytes], columns: Statuses, start: int, stop: int
+    ) -> Stretch:
+        part = slice(start, stop)
+        names = names[part]
+        sizes, mtimes, ctimes = columns.sizes[part], columns.mtimes[part], columns.ctimes[part]
+        modes = array("H", [mode & 0o7777 for mode in columns.modes[part]])
         attributes: bytes | list[bytes] = b""
         reader = self._maker.reader
         if reader is not None:
-            attributes = _owners(reader, uids, gids)
-        identities = Identities(devices, inodes, ctimes)
-        stretch = Stretch(
-            below, b"/".join(names), numbers, attributes, identities=identities, names=names
+            attributes = _owners(reader, columns.uids[part], columns.gids[part])
+        return Stretch(
+            below,
+            b"/".join(names),
+            (modes, mtimes, sizes),
+            attributes,
+            identities=Identities(columns.devices[part], columns.inodes[part], ctimes),
+            names=names,
         )
-        return stretch, max(ctimes)
 
 
 def _owners(

@@ -21,7 +21,6 @@ STRETCH_FILES = 1_024
 """How many files a stretch has at most: so that one fits a frame, whatever their names are."""
 
 _FILE = Kind.FILE
-_MASK = (1 << 64) - 1
 _NEVER = frozenset({b"", b".", b".."})
 _PERMISSIONS = 0o1777
 """What a file in a stretch may have: setuid and setgid bits are looked at one by one."""
@@ -233,29 +232,23 @@ class Identities:
 
     __slots__ = ("_ctimes", "_devices", "_inodes")
 
-    def __init__(
-        self, devices: Sequence[int], inodes: Sequence[int], ctimes: Sequence[int]
-    ) -> None:
+    def __init__(self, devices: Sequence[int], inodes: "array[int]", ctimes: "array[int]") -> None:
         self._devices = devices
         self._inodes = inodes
         self._ctimes = ctimes
 
     def fingerprints(self, sizes: "array[int]", mtimes: "array[int]") -> "array[int]":
         """Return what `entries.fingerprint` returns, of all files."""
-        form = stat.S_IFREG
-        return array(
-            "Q",
-            [
-                hash((device, inode, form, size, mtime, ctime)) & _MASK or 1
-                for device, inode, size, mtime, ctime in zip(
-                    self._devices, self._inodes, sizes, mtimes, self._ctimes, strict=True
-                )
-            ],
-        )
+        columns = (self._inodes, itertools.repeat(stat.S_IFREG), sizes, mtimes, self._ctimes)
+        hashes = list(map(hash, zip(self._devices, *columns, strict=False)))
+        if 0 in hashes:
+            hashes = [one or 1 for one in hashes]
+        return array("Q", array("q", hashes).tobytes())
 
     def mark(self, sizes: "array[int]", mtimes: "array[int]") -> int:
         """Return a number for the versions of all files."""
-        return hash((*self._inodes, *self._ctimes, sizes.tobytes(), mtimes.tobytes()))
+        columns = (self._inodes, self._ctimes, sizes, mtimes)
+        return hash(tuple(column.tobytes() for column in columns))
 
 
 Item = Entry | Stretch
