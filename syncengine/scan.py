@@ -441,8 +441,11 @@ class _Scan:
         """Add to a directory what is shown in it, and lies elsewhere."""
         assert self.grafts is not None
         added = self.grafts.children(level.path)
+        present = {entry.path for entry in level.children} if added else set()
         for name, source in added.items():
             path = join(level.path, name)
+            if path in present:
+                continue  # RACE: it came since it was looked whether the place is free
             if not source:
                 level.children.append(self.maker.pretended(path))
                 continue

@@ -208,7 +208,7 @@ class AgreedStore:
         places = GraftMap(grafts)
         stay = (row for row in rows if places.shown(path := _path_of(row[0])) == path)
         moved = (self._grafted(graft, places) for graft in grafts)
-        return heapq.merge(stay, *moved, key=_key_of)
+        return _one_for_each_place(heapq.merge(*moved, stay, key=_key_of))
 
     def _grafted(self, graft: Graft, places: GraftMap) -> Iterator[_Row]:
         cut, to = len(graft.path), graft.to
@@ -391,6 +391,19 @@ class _Merge:
     def _came_from(self, entry: Entry) -> bytes:
         path = self._store.renamed_from(entry)
         return path if path and path != entry.path and self._is_gone(entry, path) else b""
+
+
+def _one_for_each_place(rows: Iterable[_Row]) -> Iterator[_Row]:
+    """Leave of rows with one key the first: what was agreed to of what comes to a place counts there.
+
+    A graft may lead to a place that has a record of its own (of what is gone from it, or of nothing),
+    and one that lies in another leads to where that one leads as well.
+    """
+    last: bytes | None = None
+    for row in rows:
+        if row[0] != last:
+            last = row[0]
+            yield row
 
 
 def _gone(row: _Row) -> Sighting:

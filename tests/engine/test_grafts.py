@@ -204,3 +204,15 @@ def test_read_only_directories_are_renamed_too(pair: Pair) -> None:
     assert rename_only(pair, b"a/in", b"b/in").counts.files_renamed == 1
     assert os.lstat(pair.target / "b/in").st_mode & 0o777 == 0o500
     assert os.lstat(pair.target / "b").st_mtime_ns == T0, "the plan decides about times"
+
+
+def test_a_place_that_is_taken_after_it_was_free_is_shown_once(tmp_path: Path) -> None:
+    grow(tmp_path, SPEC)
+    problems: list[Problem] = []
+    with Tree.open(os.fsencode(tmp_path), read_only=True) as tree:
+        found = scan(tree, problems=problems, member="m", grafts=[Graft(b"c", b"b/one~")])
+        paths = [next(found).path]
+        (tmp_path / "b" / "one~").write_text("came meanwhile")
+        paths += [entry.path for entry in found]
+    assert paths.count(b"b/one~") == 1
+    assert len(set(paths)) == len(paths)

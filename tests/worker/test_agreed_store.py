@@ -312,3 +312,13 @@ def test_the_records_of_a_scope_are_those_and_no_others(
         for row in every
         if wide.covers(path := row[0].replace(b"\0", b"/")) or path in on_the_way
     ]
+
+
+def test_what_two_grafts_lead_to_one_place_is_told_once(stores: AgreedStores) -> None:
+    """A graft within another that leads where that one leads anyway: a listing twice would be none."""
+    kept = [directory(b"b"), file(b"b/f"), file(b"b/g"), file(b"z")]
+    with opened(stores) as store:
+        store.write((entry.path, entry, 1) for entry in kept)
+        grafts = [Graft(b"b", b"y"), Graft(b"b/f", b"y/f")]
+        keys = [row[0] for row in store.records(grafts)]
+    assert keys == [order_key(path) for path in (b"y", b"y/f", b"y/g", b"z")]
