@@ -8,7 +8,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 # Files of tests on two to four cores (tests/conftest.py says what stays together).
 PARALLEL := -n auto --maxprocesses=4 --dist loadscope
 
-.PHONY: help install demo test simulate check format bench proto lock clean
+.PHONY: help install demo test simulate chaos check format bench proto lock clean
 
 help: ## what can be made
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -33,6 +33,10 @@ test: .stamp-dev ## every test that this machine can run (ARGS=... goes to pytes
 
 simulate: .stamp-dev ## clusters in virtual time that everything goes wrong in (SEEDS=10000, ARGS=--help)
 	$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),10000) $(ARGS)
+
+chaos: .stamp-install ## trouble at random on a cluster of its own, and a verdict (MINUTES=10, ARGS=--help)
+	$(BIN)/baton chaos run --seconds $$(( 60 * $(or $(MINUTES),10) )) --at-once 3 \
+	  --out $(or $(TMPDIR),/tmp)/baton-chaos-$$(date +%Y%m%d-%H%M%S) $(ARGS)
 
 check: .stamp-dev ## format, lint, types, import contracts, generated code
 	$(BIN)/ruff format --check $(CODE)

@@ -102,10 +102,10 @@ class Member:
                 env={**clean, **self.environment},
             )
 
-    async def wait_ready(self) -> None:
-        """Wait for its event `ready`; raises MemberFailed when it ends first or takes 60 s."""
+    async def wait_ready(self, within_s: float = READY_S) -> None:
+        """Wait for its event `ready`; raises MemberFailed when it ends first or takes longer."""
         try:
-            async with asyncio.timeout(READY_S):
+            async with asyncio.timeout(within_s):
                 while True:
                     for event in self.events("ready"):
                         self.listen = str(event["listen"])
@@ -114,7 +114,7 @@ class Member:
                         raise MemberFailed(self._say("ended before it was ready"))
                     await asyncio.sleep(_POLL_S)
         except TimeoutError:
-            raise MemberFailed(self._say(f"was not ready within {READY_S:g} s")) from None
+            raise MemberFailed(self._say(f"was not ready within {within_s:g} s")) from None
 
     def events(self, name: str) -> list[dict[str, object]]:
         """Return the events of this name in its log since it was started, oldest first."""

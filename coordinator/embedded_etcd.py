@@ -27,6 +27,7 @@ __all__ = [
     "EtcdBinary",
     "EtcdCluster",
     "EtcdMember",
+    "Place",
     "ServerTls",
     "choose_etcd",
     "path_etcds",
@@ -49,6 +50,19 @@ class ServerTls:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where a member runs when not on our own loopback."""
+
+    host: str
+    """The address at which it listens and others, we too, reach it."""
+    prefix: tuple[str, ...] = ()
+    """In front of its command line: what puts it there and becomes it, as `nsenter` does."""
+
+
+_HERE = Place(HOST)
+
+
+@dataclass(frozen=True, slots=True)
 class ClusterOptions:
     """How the members run."""
 
@@ -60,6 +74,8 @@ class ClusterOptions:
     auth_token_ttl_s: int = 300
     peer_urls: Mapping[str, str] = field(default_factory=dict)
     """Peer URLs to advertise in place of a member's own, by member name (for proxies in between)."""
+    places: Mapping[str, Place] = field(default_factory=dict)
+    """By member name; loopback for those that are not named."""
     extra: tuple[str, ...] = ()
     """More arguments for every member."""
     healthy_s: float = 60.0
@@ -68,11 +84,12 @@ class ClusterOptions:
 
 @dataclass(frozen=True, slots=True)
 class MemberPorts:
-    """Where one member listens on loopback."""
+    """Where one member listens."""
 
     name: str
     client: int
     peer: int
+    host: str = HOST
 
 
 class EtcdMember:
@@ -91,10 +108,11 @@ class EtcdMember:
         self.name = ports.name
         scheme = "https" if options.tls else "http"
         self.peer_port = ports.peer
-        self.endpoint = f"{scheme}://{HOST}:{ports.client}"
+        self.endpoint = f"{scheme}://{ports.host}:{ports.client}"
         self.log_path = data_dir / f"{ports.name}.log"
         self._arguments = arguments
         self._options = options
+        self._prefix = options.places.get(ports.name, _HERE).prefix
         # Owned by whoever starts and stops it.
         self._process: asyncio.subprocess.Process | None = None
 
@@ -114,6 +132,7 @@ class EtcdMember:
         """Start the process; `wait_healthy` tells when it serves."""
         with self.log_path.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
+                *self._prefix,
                 *bound_to_us([str(self.binary.path), *self._arguments]),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
@@ -221,9 +240,12 @@ def make_cluster(
     else:
         plan = {"token": secrets.token_hex(8), "ports": _new_ports(members)}
     plan_path.write_text(json.dumps(plan))
-    ports = [MemberPorts(*row) for row in plan["ports"]]
+    ports = [
+        MemberPorts(name, client, peer, options.places.get(name, _HERE).host)
+        for name, client, peer in plan["ports"]
+    ]
     peers = {
-        one.name: options.peer_urls.get(one.name, f"http://{HOST}:{one.peer}") for one in ports
+        one.name: options.peer_urls.get(one.name, f"http://{one.host}:{one.peer}") for one in ports
     }
     return EtcdCluster(
         [
@@ -252,13 +274,13 @@ def _arguments(
     options: ClusterOptions,
 ) -> tuple[str, ...]:
     scheme = "https" if options.tls else "http"
-    client_url = f"{scheme}://{HOST}:{ports.client}"
+    client_url = f"{scheme}://{ports.host}:{ports.client}"
     arguments = [
         f"--name={ports.name}",
         f"--data-dir={data_dir / ports.name}",
         f"--listen-client-urls={client_url}",
         f"--advertise-client-urls={client_url}",
-        f"--listen-peer-urls=http://{HOST}:{ports.peer}",
+        f"--listen-peer-urls=http://{ports.host}:{ports.peer}",
         f"--initial-advertise-peer-urls={peers[ports.name]}",
         "--initial-cluster=" + ",".join(f"{name}={url}" for name, url in peers.items()),
         f"--initial-cluster-token={token}",

@@ -26,14 +26,16 @@ class Job:
     name: str
     members: tuple[str, ...]
     is_one_way: bool
+    keeps_deleted: bool = False
+    """Whether targets keep what their source has no more."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """How long things may take."""
 
-    takeover_s: float = 20.0
-    """From the last fault that stops coordination to an owner of every job."""
+    takeover_s: float = 30.0
+    """From the last fault that stops coordination to an owner of every job, on a busy machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +153,8 @@ def _kept(case: _Case) -> tuple[int, Iterator[_Broken]]:
     for tree in trees:
         alive[tree.job].update(tree.entries.values())
         kept[tree.job].update(tree.trash)
+    for one_trash in case.of(h.Trashed):
+        kept[one_trash.job].update(one_trash.versions)
 
     def broken() -> Iterator[_Broken]:
         for version, one in written.items():
@@ -170,6 +174,31 @@ def _kept(case: _Case) -> tuple[int, Iterator[_Broken]]:
     return len(written), broken()
 
 
+def _doubts(case: _Case) -> tuple[int, Iterator[_Broken]]:
+    """I8: while a source was not there, targets lost only what its writer had taken away."""
+    doubts = case.of(h.Doubted)
+    displaced = {(one.job, one.displaced) for one in case.of(h.Changed)}
+
+    def broken() -> Iterator[_Broken]:
+        for one in doubts:
+            lost = [name for name in one.vanished if (one.job, name) not in displaced]
+            if lost:
+                what = f"{one.member} lost {len(lost)} files of {one.job}, {lost[0]} among them, "
+                yield _Broken(f"{what}while {one.source} had no root", (one,))
+
+    return sum(one.looked_at for one in doubts), broken()
+
+
+def _events(case: _Case) -> tuple[int, Iterator[_Broken]]:
+    """I13."""
+    runs = [run for run in case.of(h.FinalRun) if run.audits]
+    return sum(run.audits for run in runs), (
+        _Broken(f"an audit of {run.job} found {run.audit_found} changes", (run,))
+        for run in runs
+        if run.audit_found
+    )
+
+
 def _ledgers(case: _Case) -> tuple[int, Iterator[_Broken]]:
     """I9."""
     proofs = case.of(h.Proved)
@@ -186,7 +215,8 @@ def _convergence(case: _Case) -> tuple[int, Iterator[_Broken]]:
         first: dict[str, h.FinalTree] = {}
         for tree in trees:
             model = first.setdefault(tree.job, tree)
-            for path in sorted(model.entries.keys() | tree.entries.keys()):
+            extra = set() if case.jobs[tree.job].keeps_deleted else tree.entries.keys()
+            for path in sorted(model.entries.keys() | extra):
                 one, other = model.entries.get(path, "nothing"), tree.entries.get(path, "nothing")
                 if one != other:
                     touching = tuple(
@@ -249,8 +279,10 @@ _JUDGES: tuple[tuple[str, str, _Judge], ...] = (
     ("I4", "nothing is published under a lower token than before", _publishing),
     ("I4", "every owner has a higher token than the one before", _owners),
     ("I7", "every version that loses is kept; nobody's work is deleted", _kept),
+    ("I8", "nothing is deleted because a source is not there", _doubts),
     ("I9", "every due instant is in the ledger once", _ledgers),
     ("I10", "when faults stop, members become equal, and one more run moves nothing", _convergence),
+    ("I13", "no change goes unnoticed by those who follow changes", _events),
     ("I14", "nothing outside a root is touched", _outside),
     ("I15", "jobs get an owner again", _takeovers),
 )

@@ -4,13 +4,14 @@ import asyncio
 import secrets
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import IO, Annotated
 
 import typer
 
 from cli.chaos import history
-from cli.chaos.drive import Plan, run
-from cli.chaos.faults import FAULTS, Fault, by_name
+from cli.chaos.drive import NothingToDo, Plan, run
+from cli.chaos.fault import Fault
+from cli.chaos.faults import FAULTS, by_name
 from cli.chaos.report import as_html, as_text, is_sound
 from cli.command import finish
 from cli.exits import CommandFailed, Exit
@@ -23,7 +24,7 @@ _MOST_AT_ONCE = 3
 
 
 @app.command("faults")
-def faults() -> None:
+def list_faults() -> None:
     """List what can be done to a cluster."""
     for fault in FAULTS:
         low, high = fault.lasts_s
@@ -45,6 +46,9 @@ def run_(
     at_once: Annotated[
         int, typer.Option("--at-once", min=1, max=_MOST_AT_ONCE, help="Faults that may overlap.")
     ] = 2,
+    faults: Annotated[
+        int | None, typer.Option("--faults", min=1, help="End after so many faults, too.")
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", metavar="DIR", help="Keep the report, history and logs here."),
@@ -56,7 +60,9 @@ def run_(
     shortest history that shows it; `--out` keeps everything that is needed to look into it.
     """
     chosen = _chosen(fault)
-    plan = Plan(secrets.randbelow(1_000_000) if seed is None else seed, seconds, chosen, at_once)
+    if seed is None:
+        seed = secrets.randbelow(1_000_000)
+    plan = Plan(seed, seconds, chosen, at_once, most=faults)
 
     async def carry_out() -> Exit:
         if out is not None:
@@ -77,13 +83,24 @@ def _chosen(names: list[str] | None) -> tuple[Fault, ...]:
         raise typer.BadParameter(str(error), param_hint="--fault") from error
 
 
+def _tell(file: IO[bytes], event: history.Any) -> None:
+    file.write(history.line(event))
+
+
 async def _in(plan: Plan, directory: Path, *, keep: bool) -> Exit:
     say(f"seed {plan.seed}: {plan.seconds:g} s of trouble, on a cluster of its own")
-    report = await run(plan, directory / "cluster", say=say)
+    history_file = directory / "history.jsonl"
+    with history_file.open("ab", buffering=0) as file:  # there to look into, whatever happens
+        try:
+            report = await run(
+                plan, directory / "cluster", say=say, told=lambda event: _tell(file, event)
+            )
+        except NothingToDo as nothing:
+            raise CommandFailed(Exit.USAGE, str(nothing)) from nothing
     for line in as_text(report):
         print_line(line)
     if keep:
-        await asyncio.to_thread(history.save, directory / "history.jsonl", report.events)
+        await asyncio.to_thread(history.save, history_file, report.events)
         await asyncio.to_thread((directory / "report.html").write_text, as_html(report))
         say(f"report: {directory / 'report.html'}; history and logs beside it")
     return Exit.DONE if is_sound(report.verdicts) else Exit.FAILED

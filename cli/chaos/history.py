@@ -26,6 +26,13 @@ class Injected(Event, frozen=True, tag="injected"):
     """Whether jobs may have no owner while it lasts."""
 
 
+class Bitten(Event, frozen=True, tag="bitten"):
+    """Whether the fault was seen to have an effect while it lasted."""
+
+    number: int
+    seen: bool
+
+
 class Healed(Event, frozen=True, tag="healed"):
     """A fault is over, and what it touched works again."""
 
@@ -84,6 +91,33 @@ class Published(Event, frozen=True, tag="published"):
     token: int
 
 
+class Trashed(Event, frozen=True, tag="trashed"):
+    """Versions found in a root's trash, and taken out of it, so that a long run has room."""
+
+    job: str
+    member: str
+    versions: list[str]
+
+
+class Doubted(Event, frozen=True, tag="doubted"):
+    """What a target lost while its source's root was not mounted."""
+
+    job: str
+    source: str
+    member: str
+    looked_at: int
+    vanished: list[str]
+    """Versions."""
+
+
+class Exposed(Event, frozen=True, tag="exposed"):
+    """The age of the oldest change that waits for a target of a real-time job, in seconds."""
+
+    job: str
+    target: str
+    exposure_s: float
+
+
 class FinalTree(Event, frozen=True, tag="final-tree"):
     """What a member has in the end: by path the version, or a kind in brackets."""
 
@@ -100,6 +134,10 @@ class FinalRun(Event, frozen=True, tag="final-run"):
     job: str
     outcome: str
     moved: int
+    audits: int = 0
+    """Of a real-time job: how often everything was compared."""
+    audit_found: int = 0
+    """What that found that no event had told of."""
 
 
 class Proved(Event, frozen=True, tag="proved"):
@@ -121,6 +159,7 @@ E = TypeVar("E", bound=Event)
 
 Any = (
     Injected
+    | Bitten
     | Healed
     | Changed
     | Read
@@ -128,6 +167,9 @@ Any = (
     | Owned
     | Disowned
     | Published
+    | Trashed
+    | Doubted
+    | Exposed
     | FinalTree
     | FinalRun
     | Proved
@@ -137,11 +179,16 @@ _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(Any)
 
 
+def line(event: Any) -> bytes:
+    """Return an event as it is kept in a file."""
+    return _encoder.encode(event) + b"\n"
+
+
 def save(path: Path, events: Iterable[Any]) -> None:
     """Write a history, a line an event."""
     with path.open("wb") as file:
         for event in events:
-            file.write(_encoder.encode(event) + b"\n")
+            file.write(line(event))
 
 
 def load(path: Path) -> list[Any]:

@@ -1,6 +1,7 @@
 """What a chaos run found, for a terminal and as one page of HTML without anything from elsewhere."""
 
 import html
+import re
 from collections.abc import Iterable, Iterator
 from statistics import quantiles
 
@@ -9,28 +10,61 @@ import msgspec
 from cli.chaos import history as h
 from cli.chaos.checker import Judgement, Verdict
 from cli.chaos.drive import Report
+from cli.chaos.local import ETCD
 
 _SHOWN = 40
+_NO_FAULT = "no fault near"
+_SPLIT = re.compile("[> ]")
 _MARKS = {Judgement.HOLDS: "good", Judgement.BROKEN: "bad", Judgement.UNSEEN: "none"}
 
 
-def takeovers(report: Report) -> list[tuple[str, float]]:
-    """Return for every time that a job lost its owner: the last fault before, seconds to the next."""
+_RECENT_S = 5.0
+"""A fault may show that much after it was healed: leases last two seconds, and machines are busy."""
+
+
+def takeovers(events: Iterable[h.Any]) -> list[tuple[str, float]]:
+    """Return for every time that a job lost its owner: by which fault, seconds from it to the next.
+
+    That is the latest fault, under way or just over, that hit this owner, else etcd; one without is
+    a job that was given up while all was well, counted from then.
+    """
     found = []
+    faults: dict[int, h.Injected] = {}
+    healed: dict[int, float] = {}
+    owners: dict[str, str] = {}
     ownerless: dict[str, tuple[str, float]] = {}
-    last = "nothing"
-    for event in report.events:
+    for event in events:
         match event:
             case h.Injected():
-                last = event.fault
+                faults[event.number] = event
+            case h.Healed():
+                healed[event.number] = event.at
             case h.Disowned():
-                ownerless[event.job] = (last, event.at)
-            case h.Owned() if event.job in ownerless:
-                fault, since = ownerless.pop(event.job)
-                found.append((fault, event.at - since))
+                near = [
+                    fault
+                    for number, fault in faults.items()
+                    if event.at - healed.get(number, event.at) <= _RECENT_S
+                ]
+                fault = _cause(near, owners.get(event.job, ""))
+                ownerless[event.job] = (
+                    (fault.fault, fault.at) if fault is not None else (_NO_FAULT, event.at)
+                )
+            case h.Owned():
+                owners[event.job] = event.node
+                if event.job in ownerless:
+                    name, since = ownerless.pop(event.job)
+                    found.append((name, event.at - since))
             case _:
                 pass
     return found
+
+
+def _cause(near: list[h.Injected], owner: str) -> h.Injected | None:
+    for words in ({owner, "everything"}, {"etcd", *ETCD}):
+        hit = [fault for fault in near if words & set(_SPLIT.split(fault.target))]
+        if hit:
+            return hit[-1]
+    return None
 
 
 def as_text(report: Report) -> Iterator[str]:
@@ -43,12 +77,12 @@ def as_text(report: Report) -> Iterator[str]:
         if verdict.judgement is Judgement.BROKEN:
             yield f"     {verdict.what}"
             yield from (f"       {_line(event)}" for event in verdict.shown_by[-_SHOWN:])
-    times = [seconds for _, seconds in takeovers(report)]
+    times = [seconds for _, seconds in takeovers(report.events)]
     if len(times) > 1:
         cuts = quantiles(times, n=100, method="inclusive")
         yield (
             f"without an owner, {len(times)} times: p50 {cuts[49]:.2f} s, p99 {cuts[98]:.2f} s, "
-            f"longest {max(times):.2f} s (counted from when etcd freed the job)"
+            f"longest {max(times):.2f} s (from the fault to the next claim)"
         )
 
 
@@ -75,7 +109,7 @@ def as_html(report: Report) -> str:
         )
     parts.append("</table><h2>Time line</h2>")
     parts += _time_line(report, end)
-    parts.append("<h2>Time without an owner, by the fault before</h2>")
+    parts.append("<h2>From a fault to the next owner</h2>")
     parts += _histograms(report)
     return "".join(parts)
 
@@ -102,7 +136,7 @@ def _time_line(report: Report, end: float) -> Iterator[str]:
         _owned(rows, job, since, end, node)
     height = 18
     width = 1_000
-    yield f"<svg viewBox='0 0 {width + 260} {height * (len(rows) + 3)}'>"
+    yield f"<svg viewBox='0 0 {width + 260} {height * (len(rows) + 6)}'>"
     for number, name in enumerate(sorted(rows)):
         y = number * height
         yield f"<text x='0' y='{y + 13}'>{html.escape(name)}</text>"
@@ -113,6 +147,7 @@ def _time_line(report: Report, end: float) -> Iterator[str]:
                 f"height='{height - 4}'><title>{html.escape(label)}</title></rect>"
             )
     yield from _throughput(report, end, width, len(rows) * height)
+    yield from _exposure(report, end, width, (len(rows) + 3) * height)
     yield "</svg>"
 
 
@@ -141,9 +176,19 @@ def _throughput(report: Report, end: float, width: int, y: int) -> Iterator[str]
         yield f"<rect class='change' x='{x}' y='{y + 45 - tall:.1f}' width='8' height='{tall:.1f}'/>"
 
 
+def _exposure(report: Report, end: float, width: int, y: int) -> Iterator[str]:
+    seen = [event for event in report.events if isinstance(event, h.Exposed)]
+    most = max((event.exposure_s for event in seen), default=0.0) or 1.0
+    yield f"<text x='0' y='{y + 30}'>exposure in real time, at most {most:.1f} s</text>"
+    for event in seen:
+        tall = event.exposure_s / most * 40
+        x = 260 + event.at / end * width
+        yield f"<rect class='fault' x='{x:.1f}' y='{y + 45 - tall:.1f}' width='2' height='{tall:.1f}'/>"
+
+
 def _histograms(report: Report) -> Iterator[str]:
     by_fault: dict[str, list[float]] = {}
-    for fault, seconds in takeovers(report):
+    for fault, seconds in takeovers(report.events):
         by_fault.setdefault(fault, []).append(seconds)
     yield "<table><tr><th>fault</th><th>times</th><th>median</th><th>longest</th><th></th></tr>"
     for fault, times in sorted(by_fault.items()):

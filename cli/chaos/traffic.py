@@ -6,6 +6,7 @@ it did not see is not its doing, and must be kept by whoever replicates.
 
 import contextlib
 import ctypes
+import errno
 import os
 import random
 import shutil
@@ -15,12 +16,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cli.chaos import history as h
+from cli.chaos.trees import files_below
 from cli.chaos.versions import make_version, version_of
 from syncengine.kernel import RENAME_EXCHANGE, RENAME_NOREPLACE, renameat2
 
 _DIRECTORIES = ("", "a", "b", "a/deep", "c/deeper/still", "été")
 _NAMES = 12
+_MAY_HAPPEN = {errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENOSPC}
+"""Others write here as well, and disks are filled."""
 _APART = 16
+_READ_EVERY_S = 0.01
 
 Note = Callable[[h.Any], None]
 
@@ -79,8 +84,11 @@ class Writer:
     def _write_all(self) -> None:
         try:
             while not self._stop.wait(self._dice.uniform(0, 2 * self._pause_s)):
-                with contextlib.suppress(FileNotFoundError, NotADirectoryError, FileExistsError):
+                try:
                     self._change()
+                except OSError as error:
+                    if error.errno not in _MAY_HAPPEN:
+                        raise
         except BaseException as failure:  # noqa: BLE001 - told by stop
             self.failure = failure
 
@@ -114,7 +122,11 @@ class Writer:
         version = f"{self._member}.{self._made}"
         (self._top / path).parent.mkdir(parents=True, exist_ok=True)
         fresh = self._scratch / version
-        fresh.write_bytes(make_version(version, self._dice))
+        try:
+            fresh.write_bytes(make_version(version, self._dice))
+        except OSError:
+            fresh.unlink(missing_ok=True)
+            raise
         # The kernel's clock for files ticks every few milliseconds: two writers of one machine must not
         # make files of one size and time, which `compare: mtime` takes for the same.
         time_ns = time.time_ns() // _APART * _APART + self._number
@@ -208,8 +220,8 @@ class Reader:
 
     def _read_all(self) -> None:
         while not self._stop.wait(0.02):
-            for file in list(_files(self._top)):
-                if self._stop.wait(0.002):  # leaves the processor to those who are tested
+            for file in files_below(self._top):
+                if self._stop.wait(_READ_EVERY_S):  # leaves the processor to those who are tested
                     return
                 try:
                     content = file.read_bytes()
@@ -221,32 +233,3 @@ class Reader:
                         h.Read(at=self._now(), member=self._member, path=path, size=len(content))
                     )
                 self._files += 1
-
-
-def _files(top: Path) -> list[Path]:
-    found = []
-    with contextlib.suppress(OSError):
-        for at, directories, files in os.walk(top):
-            directories[:] = [name for name in directories if not name.startswith(".baton")]
-            found += [Path(at) / name for name in files if not name.startswith(".baton")]
-    return found
-
-
-def entries_of(top: Path) -> dict[str, str]:
-    """Return what a tree has: by path the version, or a kind in brackets."""
-    entries: dict[str, str] = {}
-    for at, directories, files in os.walk(top):
-        directories[:] = [name for name in directories if not name.startswith(".baton")]
-        for name in directories:
-            entries[str((Path(at) / name).relative_to(top))] = "(directory)"
-        for name in files:
-            file = Path(at) / name
-            content = file.read_bytes()
-            entries[str(file.relative_to(top))] = version_of(content) or f"(torn, {len(content)})"
-    return entries
-
-
-def versions_below(top: Path) -> list[str]:
-    """Return the versions of all files below a directory that may not be there."""
-    found = [version_of(file.read_bytes()) for file in top.rglob("*") if file.is_file()]
-    return sorted(version for version in found if version is not None)

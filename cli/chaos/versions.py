@@ -8,8 +8,8 @@ _LINE = b"0123456789abcdef" * 4
 
 
 def make_version(name: str, dice: random.Random) -> bytes:
-    """Return the content of a version, of up to some megabytes, mostly small."""
-    size = dice.choice((0, 1, 1, 5, 50, 50, 500, 40_000)) * dice.randrange(1, 100)
+    """Return the content of a version, of up to half a megabyte, mostly small."""
+    size = dice.choice((0, 1, 1, 5, 50, 50, 500, 5_000)) * dice.randrange(1, 100)
     body = name.encode() + b"\n" + _LINE * (size // len(_LINE))
     return hashlib.sha256(body).hexdigest().encode() + b"\n" + body
 

@@ -30,8 +30,10 @@ def sound() -> list[h.Any]:
         h.Changed(
             at=35.0, job="m", member="a", path="f", what="write", version="a.3", displaced="a.1"
         ),
+        h.Changed(at=36.0, job="m", member="a", path="old", what="delete", displaced="a.0"),
         h.ReadMany(at=40.0, member="b", files=100),
-        h.FinalRun(at=41.0, job="m", outcome="succeeded", moved=0),
+        h.Doubted(at=40.5, job="m", source="a", member="b", looked_at=2, vanished=["a.0"]),
+        h.FinalRun(at=41.0, job="m", outcome="succeeded", moved=0, audits=1),
         h.FinalTree(at=42.0, job="m", member="a", entries={"f": "a.3"}, trash=[]),
         h.FinalTree(at=42.0, job="m", member="b", entries={"f": "a.3"}, trash=["a.1"]),
         h.FinalTree(at=42.0, job="s", member="a", entries={"g": "b.1", "g.c": "a.2"}, trash=[]),
@@ -78,6 +80,8 @@ def test_an_empty_history_proves_nothing() -> None:
         ("I4", "published for m under 4 after 5", replaced(h.Published, 1, token=4)),
         ("I4", "owns m under 5, after 5", replaced(h.Owned, 2, token=5)),
         ("I7", "a.1 of m", replaced(h.Changed, 3, displaced="")),
+        ("I8", "b lost 1 files of m, a.3", replaced(h.Doubted, 0, vanished=["a.0", "a.3"])),
+        ("I13", "found 2 changes", replaced(h.FinalRun, 0, audit_found=2)),
         ("I9", "double", replaced(h.Proved, 0, findings=["an instant is double"])),
         ("I10", "b nothing", replaced(h.FinalTree, 1, entries={})),
         ("I10", "moved 3", replaced(h.FinalRun, 0, moved=3)),
@@ -106,6 +110,27 @@ def test_a_version_of_a_sync_must_stay_in_a_tree_not_only_in_a_trash() -> None:
             replaced(h.FinalTree, number, entries={"g": "b.1"}, trash=["a.2"])(events)
 
     assert "nobody had deleted it" in broken_by(deleted)["I7"]
+
+
+def test_what_was_taken_out_of_a_trash_was_kept() -> None:
+    def emptied(events: list[h.Any]) -> None:
+        replaced(h.Changed, 3, displaced="")(events)
+        replaced(h.FinalTree, 1, trash=[])(events)
+        events.append(h.Trashed(at=36.0, job="m", member="b", versions=["a.1"]))
+
+    assert broken_by(emptied) == {}
+
+
+def test_targets_of_a_copy_may_have_more_than_their_source_and_not_less() -> None:
+    (mirror, sync) = JOBS
+    copy = Job("m", mirror.members, is_one_way=True, keeps_deleted=True)
+    events = sound()
+    replaced(h.FinalTree, 1, entries={"f": "a.3", "old": "a.0"})(events)
+    verdicts = {one.invariant: one for one in judge(events, (copy, sync), Limits(takeover_s=5))}
+    assert verdicts["I10"].judgement is Judgement.HOLDS
+    replaced(h.FinalTree, 1, entries={"old": "a.0"})(events)
+    verdicts = {one.invariant: one for one in judge(events, (copy, sync), Limits(takeover_s=5))}
+    assert verdicts["I10"].judgement is Judgement.BROKEN
 
 
 def test_the_shortest_history_is_shown() -> None:
