@@ -8,6 +8,7 @@ be one that no plan saw; all else is new content that the next push brings again
 
 import contextlib
 import os
+import threading
 import time
 from collections.abc import Callable, Iterable
 
@@ -20,27 +21,32 @@ from syncengine.places import look
 from syncengine.trash import Trash
 from syncengine.tree import Tree, remove_tree
 
+_removing = threading.Lock()
+
 
 def remove_leavings(tree: Tree, fd: int, path: bytes, names: Iterable[bytes]) -> None:
     """Remove temporaries from the open directory at `path`, which keeps its times; blocks on the disk.
 
     What cannot be removed stays, for whoever looks next.
     """
-    before = os.fstat(fd)
-    day = time.strftime("%Y-%m-%d", time.gmtime())
-    with Trash(tree, day) as trash:
-        for name in names:
-            # CRASH: between an exchange and a look at what it displaced. That version may be one
-            # that no plan saw, so it is kept.
-            older = displaced_name(name)
-            with contextlib.suppress(OSError):
-                if older is None:
-                    remove_tree(fd, name)
-                else:
-                    trash.keep(fd, name, join(path, older))
-    # Cleaning is no change of the tree: the directory keeps its time.
-    with contextlib.suppress(OSError):
-        os.utime(fd, ns=(before.st_atime_ns, before.st_mtime_ns))
+    # RACE: a listing and the walk may come to one directory at once. One of them would take for its time
+    # what the other's removal just made of it, and set that.
+    with _removing:
+        before = os.fstat(fd)
+        day = time.strftime("%Y-%m-%d", time.gmtime())
+        with Trash(tree, day) as trash:
+            for name in names:
+                # CRASH: between an exchange and a look at what it displaced. That version may be one
+                # that no plan saw, so it is kept.
+                older = displaced_name(name)
+                with contextlib.suppress(OSError):
+                    if older is None:
+                        remove_tree(fd, name)
+                    else:
+                        trash.keep(fd, name, join(path, older))
+        # Cleaning is no change of the tree: the directory keeps its time.
+        with contextlib.suppress(OSError):
+            os.utime(fd, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
 def walk_leavings(
