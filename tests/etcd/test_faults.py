@@ -366,7 +366,7 @@ async def test_a_member_that_leaves_a_renewal_unanswered_is_left_when_its_patien
     victim.signal(signal.SIGSTOP)
     began = time.monotonic()
     assert await client.keep_alive(lease.lease_id, patience_s=0.2) == 30
-    assert time.monotonic() - began < 9.0, "it waited as long as for any other call"
+    assert time.monotonic() - began < 2.0, "it waited until gRPC itself gave the member up"
     await client.close()
 
 
