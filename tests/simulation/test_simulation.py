@@ -15,11 +15,11 @@ ROOT = Path(__file__).resolve().parents[2]
 SEEDS = int(os.environ.get("BATON_SEEDS", "10000"))
 """How many `make test` runs: four minutes on two cores."""
 FOUND_BY = {
-    "deadline-ignored": 1,
-    "deadline-ignored-at-worker": 155,
-    "gate-without-badge": 91,
-    "ledger-without-owner": 23,
-    "orders-not-looked-at-again": 38,
+    "deadline-ignored": 6,
+    "deadline-ignored-at-worker": 305,
+    "gate-without-badge": 157,
+    "ledger-without-owner": 2,
+    "orders-not-looked-at-again": 892,
     "token-not-durable": 0,
 }
 """By what is broken a seed that shows it. When the simulation changes, `python -m tests.simulation
