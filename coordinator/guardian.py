@@ -34,7 +34,9 @@ BEAT_S = 0.1
 HUNG_S = 1.2
 """Silence after which a child that does not even want the processor counts as hung."""
 _BUSY_SHARE = 0.3
-"""What a moment of silence counts when the child computes, or waits for its turn on a loaded machine."""
+"""What a second of silence counts that the child computed in."""
+_COMPUTES = 0.2
+"""Share of a moment from which on a child computes, maybe in a thread that keeps its loop waiting."""
 _LONGEST_MOMENT_S = 2 * BEAT_S
 """A longer pause between two looks was ours: the machine slept, or we were stopped."""
 _LEAVING_S = 10.0
@@ -49,6 +51,7 @@ _PASSED_ON = {
     signal.SIGHUP: signal.SIGTERM,
 }
 _SCORE_STEP = 100
+_TICKS = os.sysconf("SC_CLK_TCK")
 _MCL_CURRENT_ON_FAULT = 1 | 4
 """mlock2(2): what is in memory now stays there, what is mapped and was never used costs nothing."""
 
@@ -73,13 +76,17 @@ class Silence:
         self.is_armed = False
         self.counted_s = 0.0
 
-    def pass_by(self, moment_s: float, *, is_busy: bool) -> bool:
+    def pass_by(self, moment_s: float, *, computed_s: float, is_ready: bool) -> bool:
         """Count a moment without a beat; say whether the child has hung.
 
-        `is_busy`: it runs, or would if it were its turn.
+        Of a child that is at work only what it computed counts: on a loaded machine it waits for its
+        turn most of the time. `is_ready`: its main thread runs, or would if it were its turn.
         """
-        counted = min(moment_s, _LONGEST_MOMENT_S)
-        self.counted_s += counted * _BUSY_SHARE if is_busy else counted
+        moment_s = min(moment_s, _LONGEST_MOMENT_S)
+        if is_ready or computed_s >= _COMPUTES * moment_s:
+            self.counted_s += _BUSY_SHARE * min(computed_s, moment_s)
+        else:
+            self.counted_s += moment_s
         return self.is_armed and self.counted_s >= HUNG_S
 
 
@@ -98,6 +105,7 @@ class _Child:
         self.serving: tuple[str, int] | None = None
         """The member of etcd that it talked to last."""
         self.leaving_since: float | None = None
+        self._computed_s = 0.0
 
     def hear(self) -> bool:
         """Take in everything that it has said; say whether it may say more."""
@@ -132,7 +140,11 @@ class _Child:
         """Say whether it must be killed, `moment_s` after the last look."""
         if self.leaving_since is not None:
             return _now() - self.leaving_since > _LEAVING_S
-        return self.silence.pass_by(moment_s, is_busy=_state(self.pid) == "R")
+        state, computed_s = _work(self.pid)
+        before_s, self._computed_s = self._computed_s, computed_s
+        return self.silence.pass_by(
+            moment_s, computed_s=computed_s - before_s, is_ready=state == "R"
+        )
 
 
 def guard(command: list[str]) -> int:
@@ -292,12 +304,16 @@ def _lock_memory() -> None:
     ctypes.CDLL(None).mlockall(_MCL_CURRENT_ON_FAULT)
 
 
-def _state(pid: int) -> str:
-    """Return the letter of a process's main thread in /proc, `R` when it runs or waits for its turn."""
+def _work(pid: int) -> tuple[str, float]:
+    """Return the state of a process's main thread, `R` when it runs or waits for its turn.
+
+    And the seconds of processor time that all of its threads have used so far; see proc(5).
+    """
     try:
-        return _read(f"/proc/{pid}/task/{pid}/stat").rpartition(b")")[2].split()[0].decode()
+        fields = _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
+        return fields[0].decode(), (int(fields[11]) + int(fields[12])) / _TICKS
     except (OSError, IndexError):
-        return ""
+        return "", 0.0
 
 
 def _now() -> float:
