@@ -19,7 +19,7 @@ from syncengine.trash import Trash
 from syncengine.tree import Tree
 
 _FEW = 8
-"""Up to so many operations are flushed one by one; beyond, one syncfs is cheaper."""
+"""Up to so many files and directories are flushed one by one; beyond, one syncfs is cheaper."""
 
 _GONE = (FileNotFoundError, NotADirectoryError)
 
@@ -56,7 +56,7 @@ class Flusher:
 
     def contents(self, staged: Sequence[Operation]) -> None:
         """Make what is staged durable, under the names that it has now."""
-        if self.one_by_one and (not self._can_sweep() or not _has_directory(staged)):
+        if self.one_by_one and (_flushes(staged) <= _FEW or not self._can_sweep()):
             for operation in staged:
                 if isinstance(operation, Reveal):
                     self._directory(operation)
@@ -136,8 +136,11 @@ class FlushedPaths:
             os.fsync(self._directories.fd(path))
 
 
-def _has_directory(staged: Iterable[Operation]) -> bool:
-    return any(isinstance(operation, Reveal) for operation in staged)
+def _flushes(staged: Iterable[Operation]) -> int:
+    """Return how much there is to flush, with all that lies in hidden directories."""
+    return sum(one.files + one.directories + 1 for one in staged if isinstance(one, Reveal)) + sum(
+        isinstance(one, Place) for one in staged
+    )
 
 
 def _flush_file(parent: int, name: bytes) -> None:

@@ -77,6 +77,7 @@ class Reveal:
     temporary: bytes
     files: int = 0
     bytes: int = 0
+    directories: int = 0
 
 
 @dataclass(slots=True, eq=False)

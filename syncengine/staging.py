@@ -15,8 +15,8 @@ from syncengine.attribute_giver import Given, Giver
 from syncengine.directories import Directories, Held
 from syncengine.failpoints import Step, reach
 from syncengine.frames import Special
-from syncengine.kernel import current_umask
-from syncengine.model import Kind, RunOptions
+from syncengine.kernel import begin_writing, current_umask
+from syncengine.model import Durability, Kind, RunOptions
 from syncengine.names import join
 from syncengine.operations import Place, Reveal, Temporaries
 from syncengine.partials import Partial, Partials
@@ -34,6 +34,7 @@ _FORMS = {
     Kind.BLOCK_DEVICE: stat.S_IFBLK,
 }
 _DEFAULT_ACL = "system.posix_acl_default"
+_WRITE_BACK_BYTES = 8 * 1024 * 1024
 
 
 class PartFile:
@@ -53,6 +54,7 @@ class PartFile:
         "ranges",
         "seen",
         "temporary",
+        "unwritten",
     )
 
     def __init__(self, parent: bytes, name: bytes, temporary: bytes, fd: int) -> None:
@@ -72,6 +74,8 @@ class PartFile:
         """What it holds of a file that is to be changed in place; None for a whole new one."""
         self.inode = 0
         """Of that file."""
+        self.unwritten = 0
+        """How many bytes came since the kernel was last asked to begin with writing them out."""
 
 
 class Staging:
@@ -83,6 +87,7 @@ class Staging:
         self._tree = tree
         self._directories = directories
         self._options = options
+        self._strict = options.durability is Durability.STRICT
         self._temporaries = temporaries
         self._umask = current_umask()
         self._uid = os.geteuid()
@@ -232,6 +237,12 @@ class Staging:
     def write_part(self, part: PartFile, data: memoryview) -> None:
         """Write the next bytes."""
         _write(part.fd, data)
+        part.unwritten += len(data)
+        if self._strict and part.unwritten >= _WRITE_BACK_BYTES:
+            # Else the disk rests until all has arrived, and then everybody waits for the disk.
+            end = os.lseek(part.fd, 0, os.SEEK_CUR)
+            begin_writing(part.fd, end - part.unwritten, part.unwritten)
+            part.unwritten = 0
 
     def skip_part(self, part: PartFile, length: int) -> None:
         """Leave a hole for the next bytes."""
@@ -333,7 +344,9 @@ class Staging:
         # Its owner must be able to fill it; the exact mode comes when nothing more changes in it.
         mode = mode & 0o777 | stat.S_IRWXU
         if held.hidden_in is not None:
+            assert isinstance(held.hidden_in, Reveal)
             os.mkdir(name, mode, dir_fd=held.fd)
+            held.hidden_in.directories += 1
             return None
         temporary = self._temporaries.staged()
         os.mkdir(temporary, mode, dir_fd=held.fd)
