@@ -24,7 +24,7 @@ from blake3 import blake3
 
 from syncengine.agreed import Agreement, Graft, Sighting
 from syncengine.errors import EngineError
-from syncengine.joint import SyncPlan
+from syncengine.joint import SyncPlan, is_enough
 from syncengine.model import Counts, Hold, Problem, What
 from syncengine.phases import Plan
 from syncengine.plan_sync import plan_sync
@@ -423,7 +423,8 @@ class NWayRun(MemberRun):
             is_approved=bool(self.order.approved),
         )
         # Whatever of a fetch that broke off is missing here, nobody can tell by its path.
-        if is_majority and not self._is_cut_short:
+        # INVARIANT I7: what too few have by now would be known to them alone; see `recording`.
+        if is_majority and not self._is_cut_short and self._are_enough(now):
             self._failed_paths = {
                 problem.path
                 for part in self.reached
@@ -497,6 +498,10 @@ class NWayRun(MemberRun):
             part.is_equal = part.is_equal and self._own.is_equal
 
     # Agreeing
+
+    def _are_enough(self, now: Pass) -> bool:
+        """Say whether every majority of the job has one of those that have come to the end."""
+        return is_enough(sum(one.part.why_away is None for one in now.seen), len(self.parts))
 
     async def _agree_all(self, now: Pass, opened: MemberTree, *, already: bool) -> None:
         parts = [one.part for one in now.seen if one.part.why_away is None]

@@ -504,7 +504,7 @@ class World:
             for one in reached
         )
         run = JointRun(
-            facts, runner, self.number + 1, STAMP, is_everyone=len(reached) == len(self.members)
+            facts, runner, self.number + 1, STAMP, total=len(self.members)
         )
         grafts: tuple[Graft, ...] | None = None
         reads_all = self.options.compare is Compare.CHECKSUM
