@@ -1,9 +1,9 @@
 """What the members agree to, while a joint plan is made: only what differs from their records.
 
-INVARIANT I7: what any member has recorded, so many members have had in their trees that every majority
-of the job has one of them. So whatever a later run agrees to, without the member, was decided by somebody
-who knew; that is why a member that is behind may be overwritten. What enough trees have already is
-recorded before anything is done, the rest when it is done.
+INVARIANT I7: what any member has recorded, so many have had in their trees that every majority of the
+job has one of them. So whatever a later run agrees to, without the member, was decided by somebody who
+knew; that is why a member that is behind may be overwritten. What enough trees have already is recorded
+before anything is done, the rest when it is done.
 """
 
 from collections.abc import Sequence
@@ -71,7 +71,11 @@ class Recording:
         """Let all members but `skip` agree that nothing is there."""
         path, nows, agreeds = place
         number = verdict.number or self._number
-        if self._run.is_everyone and not any(nows) and not any(one and one.entry for one in agreeds):
+        if (
+            self._run.is_everyone
+            and not any(nows)
+            and not any(one and one.entry for one in agreeds)
+        ):
             # Everybody knows by now: nobody can bring it back.
             for member, agreed in enumerate(agreeds):
                 if agreed is not None:

@@ -9,12 +9,12 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from cli.chaos import history as h
-from cli.chaos.trees import entries_of, versions_below
 from cli.chaos.traffic import Writer
+from cli.chaos.trees import entries_of, versions_below
 from syncengine.model import Rule, RunOptions, Safety
 from tests.faults.members import JOB, Members
 from wire.orders import Outcome
@@ -24,6 +24,9 @@ from worker.member_tree import MemberTree
 from worker.n_way import NWayRun
 from worker.peer_listing import PeerFailed
 from worker.run import Part
+
+if TYPE_CHECKING:
+    from cli.chaos.history import Changed
 
 SYNC = RunOptions(rule=Rule.SYNC, safety=Safety(max_delete=None, max_delete_files=None))
 ROUNDS = 6
@@ -110,7 +113,7 @@ async def test_i7_i10_members_stop_and_start_while_all_write(
 ) -> None:
     """Another runner each time, and nobody waits for a run to succeed."""
     began = time.monotonic()
-    changes: list[h.Changed] = []
+    changes: list[Changed] = []
     writers = [
         Writer(
             JOB,
