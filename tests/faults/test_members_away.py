@@ -9,10 +9,10 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
+from cli.chaos.history import Any, Changed
 from cli.chaos.traffic import Writer
 from cli.chaos.trees import entries_of, versions_below
 from syncengine.model import Rule, RunOptions, Safety
@@ -24,9 +24,6 @@ from worker.member_tree import MemberTree
 from worker.n_way import NWayRun
 from worker.peer_listing import PeerFailed
 from worker.run import Part
-
-if TYPE_CHECKING:
-    from cli.chaos.history import Changed
 
 SYNC = RunOptions(rule=Rule.SYNC, safety=Safety(max_delete=None, max_delete_files=None))
 ROUNDS = 6
@@ -114,6 +111,11 @@ async def test_i7_i10_members_stop_and_start_while_all_write(
     """Another runner each time, and nobody waits for a run to succeed."""
     began = time.monotonic()
     changes: list[Changed] = []
+
+    def note(event: Any) -> None:
+        assert isinstance(event, Changed)
+        changes.append(event)
+
     writers = [
         Writer(
             JOB,
@@ -123,7 +125,7 @@ async def test_i7_i10_members_stop_and_start_while_all_write(
             number=number,
             seed=seed,
             rate=RATE,
-            note=changes.append,
+            note=note,
             now=lambda: time.monotonic() - began,
         )
         for number, worker in enumerate(members.workers)
