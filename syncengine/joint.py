@@ -6,12 +6,12 @@ listing of Sightings for each member that could be reached. One member, the runn
 1. While `relisting` is not None, the plan is not final: close it, let every member list itself again
    in the way it says, and plan once more.
 2. Let the guards judge `summaries`; with a hold nothing is done anywhere.
-3. Record `agreements(m, already=True)` at every member: what its tree has already. A crash further
-   on then leaves members that are behind, and no conflicts.
+3. Record `agreements(m, already=True)` at every member: what so many trees have already that every
+   majority of the job has one of them. A crash further on leaves the others behind, and no conflicts.
 4. Gather, so that the runner's tree becomes the outcome: `local` there; then, from each member m,
    `fetches[m]` (which m's Sender reads and the runner's Receiver carries out); then `closing` there.
 5. Spread: `plans[m]` to every other member m, read from the runner's tree.
-6. Record `agreements(m, already=False)` at every member that is equal now.
+6. Record `agreements(m, already=False)` at every member that is equal now, if these are enough.
 """
 
 from collections.abc import Callable, Iterator
@@ -61,8 +61,22 @@ class JointRun:
     only: made from the run's instant, it is."""
     stamp: str
     """The UTC time of the run, YYYYMMDD-HHMMSS."""
-    is_everyone: bool = True
-    """Whether these are all members of the job."""
+    total: int = 0
+    """How many members the job has; 0: just these."""
+
+    @property
+    def is_everyone(self) -> bool:
+        """Whether these are all members of the job."""
+        return self.total in {0, len(self.members)}
+
+    def is_enough(self, holders: int) -> bool:
+        """Say whether every majority of the job has one of so many members."""
+        return is_enough(holders, self.total or len(self.members))
+
+
+def is_enough(holders: int, total: int) -> bool:
+    """Say whether every majority of `total` members has one of `holders`."""
+    return 2 * holders >= total
 
 
 class Conflict(NamedTuple):
@@ -146,8 +160,8 @@ class SyncPlan:
     def agreements(self, member: int, *, already: bool) -> Iterator[Agreement]:
         """Iterate over what a member is to record; only what differs from its record.
 
-        With `already`, of what its tree has before anything is done; else of what it has after. The
-        two share no path. Not in tree order.
+        With `already`, of what it may record before anything is done; else of what it has after. The
+        two share no path of one member. Not in tree order.
         """
         complete = CERTAIN
         for other, is_whole in enumerate(self.is_complete):

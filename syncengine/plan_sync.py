@@ -18,7 +18,7 @@ from syncengine.linked import JointLeader, JointLinks
 from syncengine.model import PRETENDED, Compare, Entry, Kind, Problem, Rule, RunOptions, What
 from syncengine.model import Conflict as Policy
 from syncengine.reconcile import Reconciler, Verdict, members_of
-from syncengine.recording import Recording
+from syncengine.recording import Having, Recording
 from syncengine.renames import Moves, choose, sequence
 from syncengine.scope import Scope
 from syncengine.spool import ValueSpool
@@ -67,7 +67,7 @@ class _Merge:
         self.scope: Scope | None = None
         """What the listings show, unless it is everything."""
         self._count = len(plan.members)
-        self._recording = Recording(plan, number=run.number, is_everyone=run.is_everyone)
+        self._recording = Recording(plan, run)
         self._rules = Reconciler(plan.options, plan.members, plan.runner)
         self._stamp = run.stamp
         self._names = ConflictNames(run.stamp)
@@ -302,6 +302,7 @@ class _Merge:
         if not level.is_alive:
             self._give_up(level, verdict)
             return
+        having = []
         for member, now in enumerate(level.place.nows):
             is_here = now is not None and now.kind is _DIRECTORY
             is_set = self.drafts.set_directory(
@@ -311,7 +312,8 @@ class _Merge:
                 changed=bool(level.changed >> member & 1),
             )
             expected = self.drafts.expected(member, verdict, now)
-            self._agree(member, level.place, verdict, expected, already=not is_set)
+            having.append(self._having(member, level.place, verdict, expected, already=not is_set))
+        self._recording.present(level.path, verdict, having)
 
     def _give_up(self, level: Level, verdict: Verdict) -> None:
         """Remove a directory in which nothing lives, and put in its place what shall be there."""
@@ -365,6 +367,7 @@ class _Merge:
             losers |= mask
         displaced = parent.displaced | gone
         leader = self._leader(nows, verdict, displaced, losers)
+        having = []
         for member, now in enumerate(nows):
             bit = 1 << member
             if skip & bit:
@@ -381,7 +384,8 @@ class _Merge:
                 self.drafts.set_content(member, verdict, nows, is_displaced=is_displaced)
                 parent.changed |= bit
             expected = self.drafts.expected(member, verdict, now)
-            self._agree(member, place, verdict, expected, already=already)
+            having.append(self._having(member, place, verdict, expected, already=already))
+        self._recording.present(place.path, verdict, having)
         if losers:
             parent.changed = self._everyone
             self.drafts.keep_copies(
@@ -400,17 +404,15 @@ class _Merge:
             return None
         return self._links.meet(version, nows, verdict.have, displaced=displaced, losers=losers)
 
-    def _agree(
+    def _having(
         self, member: int, place: Place, verdict: Verdict, expected: Entry, *, already: bool
-    ) -> None:
-        """Let a member agree to what it has in the end, unless it did already."""
-        is_inside = self._grafts.is_inside
-        is_recorded = place.agreeds[member] is not None and not is_inside
-        if is_recorded and verdict.number and verdict.current >> member & 1:
-            return
+    ) -> Having:
+        """Return what a member has at a path in the end, to agree to."""
         # Within a graft the member may have it, by now, at the path that it is to be renamed from.
-        is_there = already and not is_inside
-        self._recording.present(member, place, verdict, expected, is_there=is_there)
+        is_inside = self._grafts.is_inside
+        has_record = place.agreeds[member] is not None and not is_inside
+        is_recorded = has_record and bool(verdict.number and verdict.current >> member & 1)
+        return Having(member, expected, already and not is_inside, is_recorded)
 
     # The end
 

@@ -107,5 +107,5 @@ def joint_run(
         runner=next(place for place, one in enumerate(seen) if one.part is own),
         number=max(number, 1 + max(one.number for one in seen)),
         stamp=stamp_of(number / 1e6 if number else now),
-        is_everyone=len(seen) == members,
+        total=members,
     )

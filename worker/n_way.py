@@ -24,8 +24,9 @@ from blake3 import blake3
 
 from syncengine.agreed import Agreement, Graft, Sighting
 from syncengine.errors import EngineError
-from syncengine.joint import SyncPlan
+from syncengine.joint import SyncPlan, is_enough
 from syncengine.model import Counts, Hold, Problem, What
+from syncengine.names import parent_of
 from syncengine.phases import Plan
 from syncengine.plan_sync import plan_sync
 from syncengine.scan import scan_is_complete
@@ -423,7 +424,8 @@ class NWayRun(MemberRun):
             is_approved=bool(self.order.approved),
         )
         # Whatever of a fetch that broke off is missing here, nobody can tell by its path.
-        if is_majority and not self._is_cut_short:
+        # INVARIANT I7: what too few have by now would be known to them alone; see `recording`.
+        if is_majority and not self._is_cut_short and self._are_enough(now):
             self._failed_paths = {
                 problem.path
                 for part in self.reached
@@ -498,6 +500,19 @@ class NWayRun(MemberRun):
 
     # Agreeing
 
+    def _are_enough(self, now: Pass) -> bool:
+        """Say whether every majority of the job has one of those that have come to the end."""
+        return is_enough(sum(one.part.why_away is None for one in now.seen), len(self.parts))
+
+    def _has_failed(self, path: bytes) -> bool:
+        """Say whether a path failed somewhere, or what it lies in: of that only the top is told."""
+        failed = self._failed_paths
+        while failed and path:
+            if path in failed:
+                return True
+            path = parent_of(path)
+        return False
+
     async def _agree_all(self, now: Pass, opened: MemberTree, *, already: bool) -> None:
         parts = [one.part for one in now.seen if one.part.why_away is None]
         await asyncio.gather(*(self._agree(now, opened, part, already=already) for part in parts))
@@ -517,7 +532,7 @@ class NWayRun(MemberRun):
                 if not already and (one.path in unkept or b"" in unkept)
                 else one
                 for one in now.plan.agreements(number, already=already)
-                if one.path not in self._failed_paths
+                if not self._has_failed(one.path)
             )
 
         if part.peer is not None:

@@ -503,9 +503,7 @@ class World:
             )
             for one in reached
         )
-        run = JointRun(
-            facts, runner, self.number + 1, STAMP, is_everyone=len(reached) == len(self.members)
-        )
+        run = JointRun(facts, runner, self.number + 1, STAMP, total=len(self.members))
         grafts: tuple[Graft, ...] | None = None
         reads_all = self.options.compare is Compare.CHECKSUM
         digests = [list(one.tree) if reads_all else [] for one in reached]
