@@ -37,6 +37,8 @@ _BUSY_SHARE = 0.3
 """What a second of silence counts that the child computed in."""
 _COMPUTES = 0.2
 """Share of a moment from which on a child computes, maybe in a thread that keeps its loop waiting."""
+_AT_WORK = ("R", "D")
+"""A main thread that runs, or would at its turn, or that waits for a disk, where it cannot be ended."""
 _LONGEST_MOMENT_S = 2 * BEAT_S
 """A longer pause between two looks was ours: the machine slept, or we were stopped."""
 _LEAVING_S = 10.0
@@ -80,7 +82,7 @@ class Silence:
         """Count a moment without a beat; say whether the child has hung.
 
         Of a child that is at work only what it computed counts: on a loaded machine it waits for its
-        turn most of the time. `is_ready`: its main thread runs, or would if it were its turn.
+        turn, or for its pages, most of the time. `is_ready`: its main thread is `_AT_WORK`.
         """
         moment_s = min(moment_s, _LONGEST_MOMENT_S)
         if is_ready or computed_s >= _COMPUTES * moment_s:
@@ -142,9 +144,8 @@ class _Child:
             return _now() - self.leaving_since > _LEAVING_S
         state, computed_s = _work(self.pid)
         before_s, self._computed_s = self._computed_s, computed_s
-        return self.silence.pass_by(
-            moment_s, computed_s=computed_s - before_s, is_ready=state == "R"
-        )
+        is_ready = state in _AT_WORK
+        return self.silence.pass_by(moment_s, computed_s=computed_s - before_s, is_ready=is_ready)
 
 
 def guard(command: list[str]) -> int:
@@ -305,9 +306,9 @@ def _lock_memory() -> None:
 
 
 def _work(pid: int) -> tuple[str, float]:
-    """Return the state of a process's main thread, `R` when it runs or waits for its turn.
+    """Return the state of a process's main thread, a letter of proc(5).
 
-    And the seconds of processor time that all of its threads have used so far; see proc(5).
+    And the seconds of processor time that all of its threads have used so far.
     """
     try:
         fields = _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()

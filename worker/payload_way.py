@@ -127,8 +127,7 @@ async def taken(
         await context.send_initial_metadata(((_OFFER, listener.offer.to_bytes()),))
         first = await anext(requests, None)
         if first != _OTHER_WAY:
-            await _ended(accepting)
-            listener.close()
+            _end(accepting, listener)
             yield _behind(first, requests)
             return
         async with asyncio.timeout(HANDSHAKE_S):
@@ -136,24 +135,41 @@ async def taken(
         async with read_ahead(payload.frames(), stop=payload.abort) as frames:
             yield frames
     finally:
-        await _ended(accepting)
-        listener.close()
+        _end(accepting, listener)
 
 
 async def _listener(context: Context, host: str) -> Listener | None:
     asked = dict(context.invocation_metadata() or ())
     if asked.get(_WANTED[0]) != _WANTED[1]:
         return None
+    making = asyncio.create_task(asyncio.to_thread(Listener, host))
     try:
-        return await asyncio.to_thread(Listener, host)
+        return await asyncio.shield(making)
     except OSError as error:
         log.warning("payload_not_offered", why=str(error))
         return None
+    except asyncio.CancelledError:
+        making.add_done_callback(_let_go)
+        raise
 
 
-async def _ended(accepting: "asyncio.Task[Payload]") -> None:
-    accepting.cancel()
-    await asyncio.gather(accepting, return_exceptions=True)
+def _let_go(made: "asyncio.Task[Listener]") -> None:
+    if made.exception() is None:
+        made.result().close()
+
+
+def _end(accepting: "asyncio.Task[Payload]", listener: Listener) -> None:
+    """Close a listener once nothing waits at it; waits for nothing, so that nothing can cut it short."""
+
+    def close(accepted: "asyncio.Task[Payload]") -> None:
+        if not accepted.cancelled():
+            accepted.exception()  # which was raised where it was waited for, or interests nobody
+        listener.close()
+
+    if accepting.cancel():
+        accepting.add_done_callback(close)
+    else:
+        close(accepting)
 
 
 async def _behind(first: bytes | None, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
