@@ -74,6 +74,8 @@ async def test_a_run_stops_at_its_time_limit_and_is_tried_again(pair: Scene) -> 
     assert "the run reached its time limit of 2 s and was stopped" in run["reason"]
     assert run["errors"][0]["what"] == "out-of-time"
     assert (await pair.show("long"))["phase"] == "failed"
+    # No limit any more: how fast a disk makes 8 MiB durable, nobody promised.
+    del job["time_limit"]
     job["transfer"] = {"compression": "off"}
     await pair.apply(**job)
     await pair.run_ok("long")
