@@ -10,14 +10,13 @@ import contextlib
 import itertools
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import cache
 from pathlib import Path
 
-from cli.chaos.shell import ToolFailed, call
+from cli.chaos.shell import ToolFailed, call, why_not
 from wire.children import bound_to_us
 
 _MARK = "baton-chaos"
@@ -55,11 +54,8 @@ def missing() -> str:
     for tool, package in _TOOLS.items():
         if shutil.which(tool) is None:
             return f"the command {tool} is missing (Debian: {package})"
-    command = ["unshare", "--net", "sh", "-euc", _TRIAL]  # vanishes with the command
-    tried = subprocess.run(command, capture_output=True, text=True, check=False)
-    if tried.returncode:
-        return f"this machine gives no network of one's own: {tried.stderr.strip()[-200:]}"
-    return ""
+    why = why_not("unshare", "--net", "sh", "-euc", _TRIAL)  # vanishes with the command
+    return f"this machine gives no network of one's own: {why}" if why else ""
 
 
 def no_delays() -> str:

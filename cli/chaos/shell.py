@@ -2,10 +2,17 @@
 
 import asyncio
 import contextlib
+import subprocess
 
 
 class ToolFailed(RuntimeError):
     """A command of the system failed; the text has what it said."""
+
+
+def why_not(*command: str) -> str:
+    """Try a command that changes nothing; return why it failed, nothing when it did not. Blocks."""
+    tried = subprocess.run(command, capture_output=True, text=True, check=False)
+    return tried.stderr.strip()[-200:] or "it says not why" if tried.returncode else ""
 
 
 async def call(*command: str, stdin: str = "", within_s: float = 30.0) -> str:
